@@ -1,0 +1,51 @@
+"""Errors a user can act on: the text of each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+class CotuneError(Exception):
+    """An expected failure; commands print its text without a traceback and exit with `exit_code`."""
+
+    exit_code = 1
+
+
+class ManyProblemsError(CotuneError):
+    """Several problems of one input, reported together so that they are mended in one go."""
+
+    def __init__(self, title: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{title} ({len(self.problems)} problem{'s' * (len(self.problems) != 1)}):\n{lines}")
+
+
+class RecipeError(ManyProblemsError):
+    """A recipe that cannot be run: every wrong or unknown key is listed."""
+
+
+class DataError(ManyProblemsError):
+    """Training data that cannot be used: file, line and sample id stand in every line."""
+
+
+class AssetError(CotuneError):
+    """A package with weights or data could not be fetched, verified or converted."""
+
+
+class CheckpointError(CotuneError):
+    """A checkpoint does not fit the model it is loaded into, or cannot be written."""
+
+
+class RunFolderError(CotuneError):
+    """A run folder exists already, is incomplete, or cannot be written."""
+
+
+class ModelError(CotuneError):
+    """A model lacks a part the recipe asks for: an attention module, a tap, a component."""
+
+
+def nearest(name: str, choices: Sequence[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest choice, or the list of choices when none is close."""
+    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(choices))}"

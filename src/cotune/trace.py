@@ -1,0 +1,71 @@
+"""The record of a run: one JSON object per line, written as things happen, read by every report.
+
+Each row has `event` (what happened), `step` and `seconds` (since the run started, paused time excluded);
+the rest depends on the event. A killed run leaves at most one broken last line, which reading skips.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class Trace:
+    """Appends rows to `trace.jsonl`; every row is on disk when `write` returns."""
+
+    def __init__(self, path: Path, *, seconds_before: float = 0.0) -> None:
+        self.path = path
+        self._started = time.monotonic() - seconds_before
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work in this run, those before a resume included."""
+        return time.monotonic() - self._started
+
+    def write(self, event: str, step: int, **fields: Any) -> None:
+        """Append one row and flush it."""
+        row = {"event": event, "step": step, "seconds": round(self.seconds, 3), **fields}
+        self._file.write(json.dumps(row, allow_nan=True) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_trace(path: Path, event: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a trace, only those of `event` when given; a broken last line is skipped."""
+    with path.open(encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):
+                return
+            raise ValueError(f"{path}:{number}: not a JSON object; the trace was edited or damaged") from None
+        if event is None or row["event"] == event:
+            yield row
+
+
+def truncate_trace(path: Path, step: int) -> None:
+    """Drop the rows written after `step`, so that a resumed run does not record those steps twice."""
+    if not path.exists():
+        return
+    kept = [row for row in read_trace(path) if row["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    temporary.replace(path)
