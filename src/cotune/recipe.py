@@ -66,6 +66,8 @@ class Encoder(Part):
     """A frozen image encoder and which of its features become tokens.
 
     `taps` name the layers read, `grid` the side of the square they are pooled to (`grid` x `grid` tokens an image).
+    `adapted_stages` says how many of a convolutional encoder's last stages get adapters; what lies in front of them
+    stays frozen, and its output is computed once per picture.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Encoder(Part):
     grid: PositiveInt = 2
     weights: Literal["pretrained", "random"] = "pretrained"
     adapters: AdapterSettings = AdapterSettings()
+    adapted_stages: PositiveInt = 1
 
 
 class Connector(Part):
@@ -135,6 +138,17 @@ class Balance(Part):
     shares: dict[str, Share] | None = None
 
 
+class Conversation(Part):
+    """Joins up to `turns` samples about the same media into one conversation, drawn anew every time.
+
+    Earlier answers then stand in the text, from which the later questions are easier to learn; the `single` share of
+    draws stays one question, so that answering from the media alone is practised too.
+    """
+
+    turns: Annotated[int, Field(ge=2)]
+    single: Share = 0.25
+
+
 class Source(Part):
     """One data set: a file or folder, who reads it, and how often it is drawn."""
 
@@ -144,6 +158,7 @@ class Source(Part):
     weight: Positive = 1.0
     limit: PositiveInt | None = None
     balance: Balance | None = None
+    conversation: Conversation | None = None
 
 
 class Data(Part):

@@ -1,0 +1,128 @@
+"""The mixture-of-modality adapter: a linear bottleneck whose experts are mixed by the sample's modality.
+
+    y = x + s * sum_e w_e (B_e h + b_e),   h = dropout(A x + a)          (LaVIN, section 3.2, equations 3-4)
+
+There is no activation anywhere, so for fixed weights w the adapter is an affine map and can be folded into the
+linear layer behind it. B_e is grouped (block-diagonal): output block g sees hidden block g only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cotune.adapters.routing import Route, TokenPass
+
+
+@dataclass(frozen=True)
+class MMAdapterConfig:
+    """Shape and routing of the adapters.
+
+    Raises:
+        ValueError: when `groups` does not divide `rank`, or a number is out of range.
+    """
+
+    rank: int = 8
+    groups: int = 2
+    scale: float = 1.0
+    dropout: float = 0.0
+    bias: bool = True
+    placement: Literal["attention", "block"] = "attention"
+    routing: Literal["hard", "soft", "soft-legacy"] = "hard"
+    text: Literal["base", "trained"] = "base"
+    temperature: float = 10.0
+    experts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.groups < 1 or self.rank % self.groups:
+            raise ValueError(f"groups ({self.groups}) must divide rank ({self.rank}), both at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.temperature <= 0.0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+class MMAdapter(nn.Module):
+    """One adapter site; the identity when new, because every B_e and b_e starts at zero.
+
+    `down` is A, `down_bias` a, `up` the grouped B_e and `up_bias` b_e. Parameters stay in their own precision
+    (fp32 when trained) and are cast to the input's for the product.
+    """
+
+    def __init__(self, width: int, config: MMAdapterConfig, *, experts: int, routed: bool = False) -> None:
+        super().__init__()
+        if width % config.groups:
+            raise ValueError(f"groups ({config.groups}) must divide the model's width ({width})")
+        self.width, self.experts = width, experts
+        self.rank, self.groups, self.scale = config.rank, config.groups, config.scale
+        self.down = nn.Parameter(torch.empty(config.rank, width))  # [rank, width]
+        self.up = nn.Parameter(torch.zeros(experts, width, config.rank // config.groups))  # grouped, see expanded_up
+        self.down_bias = nn.Parameter(torch.zeros(config.rank)) if config.bias else None
+        self.up_bias = nn.Parameter(torch.zeros(experts, width)) if config.bias else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.router = nn.Linear(width, experts) if routed else None
+        self.route: Route | None = None
+        nn.init.xavier_uniform_(self.down)
+
+    def expanded_up(self) -> Tensor:
+        """Return the experts' up-projections as dense matrices, [experts, width, rank], zero outside the groups."""
+        grouped = self.up.view(self.experts, self.groups, -1, self.rank // self.groups)  # [.., groups, rows, columns]
+        blocks = torch.eye(self.groups, dtype=self.up.dtype, device=self.up.device)[:, None, :, None]
+        dense: Tensor = grouped.unsqueeze(3) * blocks  # [experts, groups, rows, groups, columns]
+        return dense.reshape(self.experts, self.width, self.rank)
+
+    def mixed(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return s * sum_e w_e B_e [width, rank] and s * sum_e w_e b_e [width] for one row of weights [experts]."""
+        weights = self.scale * weights.to(self.up.dtype)
+        up = torch.einsum("e,ewr->wr", weights, self.expanded_up())
+        return up, None if self.up_bias is None else weights @ self.up_bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the adapted hidden states; `hidden` is [batch, tokens, width], the route set beforehand.
+
+        Raises:
+            RuntimeError: when no route was set: which expert would answer is then unknown.
+        """
+        if self.route is None:
+            raise RuntimeError("an adapter ran without a route; use `with handle.modality(...)` around the model call")
+        if self.route.identity:
+            return hidden
+        if isinstance(self.route, TokenPass):
+            return self._token_pass(hidden, self.route)
+        if self.route.rows.shape[0] == 1:
+            return self._one_row(hidden, self.route.rows[0])
+        return self._row_per_sample(hidden, self.route.rows)
+
+    def _bottleneck(self, hidden: Tensor) -> Tensor:
+        bias = None if self.down_bias is None else self.down_bias.to(hidden.dtype)
+        down: Tensor = self.dropout(functional.linear(hidden, self.down.to(hidden.dtype), bias))
+        return down
+
+    def _one_row(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        up, bias = self.mixed(weights)
+        low = self._bottleneck(hidden)  # [batch, tokens, rank]
+        bias = None if bias is None else bias.to(hidden.dtype)
+        return hidden + functional.linear(low, up.to(hidden.dtype), bias)
+
+    def _row_per_sample(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        weights = self.scale * weights.to(self.up.dtype)  # [batch, experts]
+        low = self._bottleneck(hidden)  # [batch, tokens, rank]
+        # One product for all experts: their bottlenecks, weighted, stand side by side.
+        stacked = (low.unsqueeze(2) * weights.to(low.dtype)[:, None, :, None]).flatten(2)
+        up = self.expanded_up().permute(1, 0, 2).flatten(1)  # [width, experts * rank]
+        result = hidden + functional.linear(stacked, up.to(hidden.dtype))
+        if self.up_bias is not None:
+            result = result + (weights @ self.up_bias).to(hidden.dtype).unsqueeze(1)
+        return result
+
+    def _token_pass(self, hidden: Tensor, route: TokenPass) -> Tensor:
+        """Read the routing weights off the modality token, [modalities, 1, width], keep them, and adapt the token."""
+        assert self.router is not None  # only soft routing runs the pass
+        logits = functional.linear(hidden[:, 0].to(self.router.weight.dtype), self.router.weight, self.router.bias)
+        weights = route.weights_from(logits)  # [modalities, experts]
+        route.collect(self, weights)
+        return self._row_per_sample(hidden, weights)

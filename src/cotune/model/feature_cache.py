@@ -1,0 +1,105 @@
+"""What an encoder's frozen trunk makes of each picture, computed once and kept on disk and in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cotune.model.encoders import ImageEncoder
+
+LoadImage = Callable[[Path], Image.Image]
+Advance = Callable[[int], None]
+_CHUNK = 64
+
+
+class FeatureCache:
+    """Rows of trunk outputs by picture; `rows` answers for any pictures, computing those it has not seen.
+
+    Stored under the encoder's fingerprint and the pictures' contents, so a changed picture or encoder is computed
+    again. An encoder that learns as a whole has nothing to store: its pixels are made for every batch.
+    """
+
+    def __init__(self, encoder: ImageEncoder, load_image: LoadImage, folder: Path | None) -> None:
+        self.encoder, self.load_image = encoder, load_image
+        self.folder = folder / encoder.fingerprint if folder is not None else None
+        self.computed = 0
+        self._row: dict[Path, int] = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def prepare(self, paths: Sequence[Path], advance: Advance | None = None) -> None:
+        """Load or compute the rows of a set of pictures, and store them for the next run."""
+        paths = [path for path in dict.fromkeys(paths) if path not in self._row]
+        if not paths or not self.encoder.cacheable:
+            return
+        stored = self._stored_file(paths)
+        rows = _read(stored, len(paths))
+        if rows is None:
+            rows = self._compute(paths, advance)
+            if stored is not None:
+                _write(stored, rows)
+        elif advance is not None:
+            advance(len(paths))
+        start = len(self._row)
+        self._row |= {path: start + offset for offset, path in enumerate(paths)}
+        self._rows = {name: torch.cat([self._rows[name], new]) if start else new for name, new in rows.items()}
+
+    def rows(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+        """Return the trunk's output for pictures in order, one row each."""
+        if all(path in self._row for path in paths):
+            index = torch.tensor([self._row[path] for path in paths])
+            return {name: rows[index] for name, rows in self._rows.items()}
+        return self._compute(paths, None)
+
+    def all_rows(self) -> dict[str, Tensor]:
+        """Return every stored row."""
+        return self._rows
+
+    @torch.no_grad()
+    def _compute(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
+        device = next(self.encoder.parameters()).device
+        chunks = []
+        for start in range(0, len(paths), _CHUNK):
+            pixels = [self.encoder.preprocess(self.load_image(path)) for path in paths[start : start + _CHUNK]]
+            trunk = self.encoder.trunk(torch.stack(pixels).to(device))
+            chunks.append({name: rows.cpu() for name, rows in trunk.items()})
+            self.computed += len(pixels)
+            if advance is not None:
+                advance(len(pixels))
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    def _stored_file(self, paths: Sequence[Path]) -> Path | None:
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
+
+
+def _read(file: Path | None, count: int) -> dict[str, Tensor] | None:
+    """Return stored rows, or None when there are none or the file is damaged."""
+    if file is None or not file.exists():
+        return None
+    try:
+        rows: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError):
+        return None
+    return rows if all(len(tensor) == count for tensor in rows.values()) else None
+
+
+def _write(file: Path, rows: dict[str, Tensor]) -> None:
+    """Store rows; a full disk costs only the cache, never the run."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary)
+        temporary.replace(file)
+    except (OSError, SafetensorError):
+        temporary.unlink(missing_ok=True)
