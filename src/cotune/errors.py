@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -49,3 +50,10 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     """Return `; did you mean 'x'?` for the closest choice, or the list of choices when none is close."""
     close = get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(choices))}"
+
+
+def describe_write_error(error: Exception) -> str:
+    """Return what went wrong and what to do, for a failed write."""
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
+        return "the disk is full; free some space and go on with --resume"
+    return str(error)

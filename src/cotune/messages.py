@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 Role = Literal["system", "user", "assistant"]
 
-TEXT = "text"
-IMAGE = "image"
-AUDIO = "audio"
+TEXT: Final = "text"
+IMAGE: Final = "image"
+AUDIO: Final = "audio"
 
 
 @dataclass(frozen=True, slots=True)

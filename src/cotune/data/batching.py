@@ -6,6 +6,7 @@ The order is a pure function of the seed and the state; a run resumed from the s
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,10 @@ class Batches:
             self._taken = 0
         self._taken += 1
         return self._batches[self._taken - 1]
+
+    def counts(self) -> Counter[str]:
+        """Return what was drawn but not used."""
+        return Counter({"longer than max_tokens": self.too_long}) if self.too_long else Counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is needed to go on with the very next batch."""

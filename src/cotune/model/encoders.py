@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -58,15 +59,16 @@ class EfficientNetEncoder(ImageEncoder):
     With adapters, the last `adapted_stages` stages run at every step and everything before them is the trunk.
     """
 
-    def __init__(self, folder: Path, settings: Encoder, tune: Tune) -> None:
+    def __init__(self, path: str, settings: Encoder, tune: Tune) -> None:
         super().__init__()
+        folder = Path(path)
         self.side, self.grid = settings.image_size, settings.grid
         self.taps = [self._stage_number(tap) for tap in settings.taps]
         self.first_live = self._first_live_stage(settings, tune)
         self.cacheable = tune != "full"
         self.width = sum(STAGES[number - 1].channels for number in self.taps)
         self.tokens = self.grid**2
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _read_config(folder)
         self.mean = torch.tensor(config["mean"])[:, None, None]
         self.deviation = torch.tensor(config["std"])[:, None, None]
         self.network = self._load(folder, settings.weights)
@@ -151,6 +153,14 @@ def adapter_config(settings: AdapterSettings, **routing: object) -> MMAdapterCon
     return MMAdapterConfig(**settings.model_dump(), **routing)  # type: ignore[arg-type]
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"model.encoders.image.path: no readable config.json in '{folder}': {error}") from None
+    return config
+
+
 def _smooth_noise(images: int, side: int) -> Tensor:
     """Return the same blurred noise pictures every time: something with edges and areas to calibrate on."""
     generator = torch.Generator().manual_seed(0)
@@ -170,13 +180,13 @@ def _digest(*values: object) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def _hugging_face(folder: Path, settings: Encoder, tune: Tune) -> ImageEncoder:
+def _hugging_face(path: str, settings: Encoder, tune: Tune) -> ImageEncoder:
     from cotune.model.hugging_face_encoder import HuggingFaceEncoder
 
-    return HuggingFaceEncoder(folder, settings, tune)
+    return HuggingFaceEncoder(path, settings, tune)
 
 
-ENCODERS: dict[str, Callable[[Path, Encoder, Tune], ImageEncoder]] = {
+ENCODERS: dict[str, Callable[[str, Encoder, Tune], ImageEncoder]] = {
     "efficientnet-lite0": EfficientNetEncoder,
     "huggingface": _hugging_face,
 }
@@ -188,4 +198,4 @@ def load_encoder(path: str, settings: Encoder, tune: Tune) -> ImageEncoder:
         raise ModelError(
             f"model.encoders.image.kind: no encoder '{settings.kind}'{nearest(settings.kind, list(ENCODERS))}"
         )
-    return ENCODERS[settings.kind](Path(path), settings, tune)
+    return ENCODERS[settings.kind](path, settings, tune)

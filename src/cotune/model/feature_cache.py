@@ -30,6 +30,7 @@ class FeatureCache:
         self.encoder, self.load_image = encoder, load_image
         self.folder = folder / encoder.fingerprint if folder is not None else None
         self.computed = 0
+        self.not_stored = ""
         self._row: dict[Path, int] = {}
         self._rows: dict[str, Tensor] = {}
 
@@ -43,7 +44,7 @@ class FeatureCache:
         if rows is None:
             rows = self._compute(paths, advance)
             if stored is not None:
-                _write(stored, rows)
+                self.not_stored = _write(stored, rows)
         elif advance is not None:
             advance(len(paths))
         start = len(self._row)
@@ -94,12 +95,14 @@ def _read(file: Path | None, count: int) -> dict[str, Tensor] | None:
     return rows if all(len(tensor) == count for tensor in rows.values()) else None
 
 
-def _write(file: Path, rows: dict[str, Tensor]) -> None:
-    """Store rows; a full disk costs only the cache, never the run."""
+def _write(file: Path, rows: dict[str, Tensor]) -> str:
+    """Store rows and return why that failed, if it did: a full disk costs only the cache, never the run."""
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary)
         temporary.replace(file)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
+        return str(error)
+    return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ class HuggingFaceEncoder(ImageEncoder):
     Taps: `last` (the final hidden state) or `layerN` (the hidden state after layer N, counted from 1).
     """
 
-    def __init__(self, path: Path, settings: Encoder, tune: Tune) -> None:
+    def __init__(self, path: str, settings: Encoder, tune: Tune) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
         super().__init__()
@@ -33,10 +32,10 @@ class HuggingFaceEncoder(ImageEncoder):
             raise ModelError("model.encoders.image.weights=random is made for efficientnet-lite0 only")
         if tune == "lora":
             raise ModelError("components.vision.tune=lora is not supported for image encoders; use adapters or full")
-        loaded = AutoModel.from_pretrained(str(path))
+        loaded = AutoModel.from_pretrained(path)
         self.network: Any = getattr(loaded, "vision_model", loaded)
         self.network.requires_grad_(tune == "full")
-        self.processor = AutoImageProcessor.from_pretrained(str(path))
+        self.processor = AutoImageProcessor.from_pretrained(path)
         config = self.network.config
         self.layers = [self._layer(tap, int(config.num_hidden_layers)) for tap in settings.taps]
         self.grid, self.tokens = settings.grid, settings.grid**2
@@ -46,7 +45,7 @@ class HuggingFaceEncoder(ImageEncoder):
         if tune == "adapters":
             self.adapters = attach(self.network, adapter_config(settings.adapters), ["image"])
             self.adapters.rows(["image"])
-        self.fingerprint = self._fingerprint(str(path), settings)
+        self.fingerprint = self._fingerprint(path, settings)
 
     @staticmethod
     def _layer(tap: str, depth: int) -> int:

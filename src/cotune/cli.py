@@ -1,0 +1,173 @@
+"""The commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cotune.run_folder import RunFolder
+
+app = typer.Typer(
+    help="Make a frozen language model see, with a few million adapter weights, tuned in balance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes = typer.Typer(help="List the built-in recipes, or copy one to edit.", no_args_is_help=True)
+app.add_typer(recipes, name="recipes")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes to the recipe")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, for example runs/quickstart")]
+
+
+@app.command(epilog="Example: cotune quickstart --full")
+def quickstart(
+    full: Annotated[bool, typer.Option("--full", help="train the four baselines too")] = False,
+    long: Annotated[bool, typer.Option("--long", help="tune longer, for yes/no answers from the picture")] = False,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    output: Annotated[str | None, typer.Option(help="run folder; default runs/quickstart")] = None,
+) -> None:
+    """Fetch real small weights and data, tune them together, score the result."""
+    from cotune.training.quickstart import run_quickstart
+
+    console = _console()
+    run = run_quickstart(console, full=full, long=long, seed=seed, output=output)
+    _finish(run, console)
+
+
+@app.command(epilog="Example: cotune train quickstart training.steps=500 output=runs/mine")
+def train(
+    recipe: Annotated[str, typer.Argument(help="a YAML file, or the name of a built-in recipe")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the run in the output folder")] = False,
+) -> None:
+    """Tune a model by a recipe."""
+    from cotune.run_folder import RunFolder
+    from cotune.training.catalogue import find_recipe
+
+    console = _console()
+    found = find_recipe(recipe, overrides or [])
+    run = RunFolder(found.folder)
+    if overwrite and not resume:
+        run.clear()
+    from cotune.training.run import train as train_recipe
+
+    train_recipe(found, console, resume=resume)
+    _finish(run, console)
+
+
+@app.command(epilog="Example: cotune evaluate runs/quickstart --limit 500")
+def evaluate(
+    run: RunArgument,
+    limit: Annotated[int | None, typer.Option(min=1, help="score only the first N test questions")] = None,
+) -> None:
+    """Score a finished run on its test set."""
+    from cotune.progress import table
+    from cotune.run_folder import RunFolder
+    from cotune.training.run import evaluate_run
+
+    console = _console()
+    scores = evaluate_run(RunFolder(run), console, limit=limit)
+    rows = [[name, "-" if value is None else f"{value:.4f}"] for name, value in scores.items()]
+    console.print(table(f"{run}", ["score", "value"], rows))
+
+
+@app.command(epilog="Example: cotune chat runs/quickstart --image cat.png --prompt 'what color is the shape?'")
+def chat(
+    run: RunArgument,
+    image: Annotated[Path | None, typer.Option(help="a picture to ask about")] = None,
+    prompt: Annotated[str | None, typer.Option(help="ask once and leave")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 256,
+) -> None:
+    """Talk to a tuned model; without --prompt, in a conversation."""
+    from cotune.model.loading import load_tuned
+    from cotune.run_folder import RunFolder, open_run
+    from cotune.serving.chat import Chat, answer_once, talk
+
+    console = _console()
+    folder, recipe = open_run(run)
+    with console.status("Loading"):
+        conversation = Chat(load_tuned(recipe, RunFolder(folder.path).adapter), max_new_tokens)
+    if image is not None:
+        conversation.show(image)
+    if prompt is not None:
+        answer_once(conversation, console, prompt)
+    else:
+        talk(conversation, console)
+
+
+@recipes.command("ls", epilog="Example: cotune recipes ls")
+def list_recipes() -> None:
+    """List the built-in recipes."""
+    from cotune.progress import table
+    from cotune.training.catalogue import built_in, describe
+
+    rows = [[name, describe(path)] for name, path in built_in().items()]
+    grid = table("Recipes", ["name", "what it does"], rows)
+    grid.columns[1].justify = "left"
+    _console().print(grid)
+
+
+@recipes.command("cp", epilog="Example: cotune recipes cp own-model my.yaml")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="a built-in recipe")],
+    target: Annotated[Path, typer.Argument(help="file to write")],
+) -> None:
+    """Copy a built-in recipe to a file of yours."""
+    from cotune.errors import RecipeError, nearest
+    from cotune.training.catalogue import built_in
+
+    known = built_in()
+    if name not in known:
+        raise RecipeError("recipes cp", [f"no built-in recipe '{name}'{nearest(name, list(known))}"])
+    if target.exists():
+        raise RecipeError("recipes cp", [f"{target} exists already; choose another name"])
+    target.write_text(known[name].read_text(encoding="utf-8"), encoding="utf-8")
+    _console().print(f"{target} written; edit it, then run: cotune train {target}")
+
+
+def _console() -> Console:
+    from cotune.progress import make_console
+
+    return make_console()
+
+
+def _finish(run: RunFolder, console: Console) -> None:
+    """Draw the pictures of a run, print its table, and say where everything lies and how to try it."""
+    from cotune.reporting.curves import draw_run
+    from cotune.training.baselines import result_table
+
+    result = run.read_result()
+    draw_run(run)
+    if result["accuracy"] is not None:
+        console.print(result_table(result))
+    if result["text_kl"] is not None:
+        console.print(f"Text path against the base model: KL {result['text_kl']:.2e}. {result['text_reply']}")
+    console.print(
+        f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s, "
+        f"{result['trainable_parameters']:,} trained parameters, peak memory {result['peak_memory_bytes'] / 2**30:.1f} GiB"
+    )
+    console.print(f"Run folder: {run.path}")
+    console.print(f"Try it:     cotune chat {run.path} --image PICTURE.png --prompt 'what color is the shape?'")
+
+
+def main() -> None:
+    """Run the command line; an expected error prints its text and sets the exit status."""
+    from cotune.errors import CotuneError
+
+    try:
+        app()
+    except CotuneError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(130)

@@ -1,0 +1,116 @@
+"""One file out: every trained tensor in one safetensors, and a JSON that says what it fits.
+
+Loading is strict: a missing, extra or misshaped tensor, or another base model, is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cotune.errors import CheckpointError, describe_write_error
+from cotune.model.multimodal_lm import MultimodalLM
+
+FORMAT = 1
+
+
+def saved_tensors(model: MultimodalLM) -> dict[str, Tensor]:
+    """Return what a checkpoint holds: every trainable tensor, and the connector's statistics."""
+    tensors: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    if model.connector is not None:
+        tensors |= {f"connector.{name}": buffer for name, buffer in model.connector.named_buffers()}
+        # A frozen connector is new weights too: without them the file could not rebuild the model.
+        tensors |= {f"connector.{name}": parameter for name, parameter in model.connector.named_parameters()}
+    return tensors
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return a short digest of a frozen model: names, shapes and a thin sample of every tensor's values."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def bases(model: MultimodalLM) -> dict[str, str]:
+    """Return the fingerprints of the frozen models a checkpoint belongs to; of a tuned one, its shapes."""
+    trained = any(parameter.requires_grad for parameter in model.llm.parameters())
+    found = {"llm": type(model.llm).__name__ if trained else fingerprint(model.llm)}
+    if model.encoder is not None:
+        found["vision"] = model.encoder.fingerprint
+    return found
+
+
+def save_checkpoint(model: MultimodalLM, folder: Path, about: dict[str, Any]) -> None:
+    """Write `adapter.safetensors` and `adapter.json`; an older pair stays whole until the new one is complete.
+
+    Raises:
+        CheckpointError: when the folder cannot be written, a full disk included.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved_tensors(model).items()}
+    description = {"format": FORMAT, "bases": bases(model), **about}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "adapter.tmp"
+        save_file(tensors, temporary)
+        temporary.replace(folder / "adapter.safetensors")
+        temporary.write_text(json.dumps(description, indent=2), encoding="utf-8")
+        temporary.replace(folder / "adapter.json")
+    except (OSError, SafetensorError) as error:
+        (folder / "adapter.tmp").unlink(missing_ok=True)
+        raise CheckpointError(f"{folder}: the adapter cannot be written: {describe_write_error(error)}") from error
+
+
+def load_checkpoint(model: MultimodalLM, folder: Path) -> dict[str, Any]:
+    """Load a checkpoint into the model and return its JSON.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged, belongs to other base models, or its tensors differ
+            from the model's in name or shape; all differences are named.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter.safetensors")
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: no readable adapter: {error}; was the run finished or snapshot?") from error
+    if description.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: adapter format {description.get('format')} is not {FORMAT}; update cotune")
+    targets = saved_tensors(model)
+    problems = _differences(description, bases(model), tensors, targets)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems[:20])
+        raise CheckpointError(f"{folder}: the adapter does not fit this model ({len(problems)} differences):\n{listed}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name])
+    return description
+
+
+def _differences(
+    description: dict[str, Any], have: dict[str, str], tensors: dict[str, Tensor], targets: dict[str, Tensor]
+) -> list[str]:
+    problems = [
+        f"base model of '{name}': tuned on {wanted}, this one is {have.get(name, 'absent')}"
+        for name, wanted in description["bases"].items()
+        if have.get(name) != wanted
+    ]
+    problems += [f"missing in the file: {name}" for name in targets.keys() - tensors.keys()]
+    problems += [f"unknown to the model: {name}" for name in tensors.keys() - targets.keys()]
+    problems += [
+        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(targets[name].shape)} in the model"
+        for name in tensors.keys() & targets.keys()
+        if tensors[name].shape != targets[name].shape
+    ]
+    return sorted(problems)

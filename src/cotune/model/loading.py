@@ -1,0 +1,125 @@
+"""Builds the model a recipe describes: language model, encoder, connector, adapters, each as its component says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cotune.adapters.attach import AdapterHandle, attach, text_config
+from cotune.data.template import Template
+from cotune.errors import ModelError
+from cotune.messages import IMAGE, TEXT
+from cotune.model.checkpoint import load_checkpoint
+from cotune.model.connector import Connector
+from cotune.model.encoders import ImageEncoder, adapter_config, load_encoder
+from cotune.model.multimodal_lm import MultimodalLM
+from cotune.quickstart.resolve import resolve
+from cotune.recipe import LanguageModel, Recipe
+
+
+def build_model(recipe: Recipe) -> MultimodalLM:
+    """Return the model of a recipe with fresh adapters, on the GPU when there is one.
+
+    Raises:
+        ModelError: when a model cannot be loaded, or lacks what the recipe asks of it.
+        AssetError: when a quickstart package cannot be fetched.
+    """
+    torch.manual_seed(recipe.seed)
+    llm = load_llm(recipe.model.llm)
+    tokenizer = load_tokenizer(recipe.model.llm)
+    encoder = _encoder(recipe)
+    connector = _connector(recipe, llm, encoder)
+    adapters = _tune_llm(recipe, llm)
+    media_tokens = {} if encoder is None else {IMAGE: encoder.tokens}
+    template = Template(tokenizer, media_tokens, recipe.model.llm.chat_template)
+    model = MultimodalLM(llm, template, encoder, connector, adapters)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tuned(recipe: Recipe, adapter: Path) -> MultimodalLM:
+    """Return the model of a run with its trained weights, ready to answer.
+
+    Raises:
+        CheckpointError: when the adapter does not fit the recipe's models.
+    """
+    model = build_model(recipe)
+    load_checkpoint(model, adapter)
+    return model.eval()
+
+
+def load_llm(settings: LanguageModel) -> Any:
+    """Return the frozen language model in evaluation mode, in the recipe's precision."""
+    from transformers import AutoModelForCausalLM
+
+    path = resolve(settings.path)
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {_first_line(error)}") from error
+    return llm.requires_grad_(False).eval()
+
+
+def load_tokenizer(settings: LanguageModel) -> Any:
+    """Return the language model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve(settings.path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.llm.path: no tokenizer in '{settings.path}': {_first_line(error)}") from error
+
+
+def _encoder(recipe: Recipe) -> ImageEncoder | None:
+    settings = recipe.model.encoders.get(IMAGE)
+    if settings is None:
+        return None
+    return load_encoder(resolve(settings.path), settings, recipe.components.vision.tune)
+
+
+def _connector(recipe: Recipe, llm: Any, encoder: ImageEncoder | None) -> Connector | None:
+    if encoder is None:
+        return None
+    embeddings = llm.get_input_embeddings().weight
+    # The size of a typical embedding: feature tokens then enter the model as loud as words do.
+    scale = float(embeddings[:: max(1, len(embeddings) // 4096)].float().std())
+    settings = recipe.model.connector
+    connector = Connector(encoder.width, settings.hidden, int(text_config(llm).hidden_size), scale)
+    connector.requires_grad_(recipe.components.connector.tune == "full")
+    return connector
+
+
+def _tune_llm(recipe: Recipe, llm: Any) -> AdapterHandle | None:
+    """Prepare the language model for how it learns; only `adapters` gives a handle."""
+    tune, settings = recipe.components.llm.tune, recipe.model.llm
+    if tune == "adapters":
+        routing = settings.routing
+        config = adapter_config(
+            settings.adapters,
+            routing=routing.mode,
+            text=routing.text,
+            temperature=routing.temperature,
+            experts=routing.experts,
+        )
+        return attach(llm, config, [TEXT, *sorted(recipe.model.encoders)])
+    if tune == "lora":
+        _inject_lora(llm, settings.adapters.rank)
+    if tune == "full":
+        llm.requires_grad_(True)
+    return None
+
+
+def _inject_lora(llm: nn.Module, rank: int) -> None:
+    """Put PEFT LoRA on the query and value projections, in fp32, as the common baseline does."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"]), llm)
+    for parameter in llm.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,67 @@
+"""Progress bars and tables on the terminal: one look for every command, with rate and time left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Return the console everything is printed to."""
+    from rich.console import Console
+
+    return Console(quiet=quiet, highlight=False)
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Show a bar with rate and time left; yields `advance(count=1, note="")`."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    # Without a terminal a bar would fill the log: one line at the end says the same.
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, rate="", note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            bar.advance(task, count)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "", note=note)
+
+        yield advance
+        done, seconds = bar.tasks[0].completed, bar.tasks[0].elapsed or 0.0
+    if not console.is_terminal:
+        console.print(f"{what}: {done:.0f} {unit} in {seconds:.0f} s")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are numbers."""
+    from rich.table import Table
+
+    result = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -1,0 +1,125 @@
+"""Pictures of a run: its curves from the trace, and a gallery of what it answered."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotune.evaluation.tasks import Prediction, read_predictions
+from cotune.run_folder import RunFolder
+from cotune.trace import Row, read_trace
+
+_COLORS = {"vision": "#c44e52", "connector": "#dd8452", "llm": "#4c72b0"}
+_SMOOTHING = 0.9
+
+
+def draw_run(run: RunFolder) -> list[Path]:
+    """Draw a finished run's curves and, where it answered pictures, a gallery; return the files."""
+    drawn = [draw_curves(run.trace, run.path / "curves.png")]
+    predictions = run.path / "predictions.jsonl"
+    if predictions.exists():
+        shown = choose(read_predictions(predictions), count=8)
+        if shown:
+            drawn.append(draw_gallery(shown, run.path / "gallery.png"))
+    return drawn
+
+
+def draw_curves(trace: Path, file: Path) -> Path:
+    """Draw loss, validation scores, rates and gradient norms by component over the steps."""
+    figure, axes = _figure(2, 2, (11, 7))
+    steps = list(read_trace(trace, "step"))
+    _draw_loss(axes[0][0], steps)
+    _draw_validation(axes[0][1], list(read_trace(trace, "validation")), list(read_trace(trace, "test")))
+    _draw_by_component(axes[1][0], steps, "rates", "learning rate")
+    _draw_by_component(axes[1][1], steps, "gradient_norms", "gradient norm (before clipping)")
+    axes[1][1].set_yscale("log")
+    for axis in (axis for row in axes for axis in row):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def choose(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    """Return predictions to look at, spread over the test set, one per picture, wrong ones at their true share."""
+    with_picture = [item for item in predictions if item.media]
+    wrong = [item for item in with_picture if not item.correct]
+    share = round(count * len(wrong) / len(with_picture)) if with_picture else 0
+    right = [item for item in with_picture if item.correct]
+    return [*_spread(right, count - share), *_spread(wrong, share)]
+
+
+def draw_gallery(predictions: Sequence[Prediction], file: Path) -> Path:
+    """Draw pictures with question, answer and, where it differs, the reference."""
+    from PIL import Image
+
+    columns = min(4, len(predictions))
+    rows = -(-len(predictions) // columns)
+    figure, axes = _figure(rows, columns, (2.6 * columns, 3.1 * rows))
+    for axis in (axis for row in axes for axis in row):
+        axis.axis("off")
+    for index, item in enumerate(predictions):
+        axis = axes[index // columns][index % columns]
+        with Image.open(item.media[0]) as picture:
+            axis.imshow(picture.convert("RGB"))
+        answer = item.prediction if item.correct else f"{item.prediction}  (true: {item.reference})"
+        axis.set_title(textwrap.fill(item.question, 26), fontsize=10)
+        axis.text(
+            0.5, -0.05, answer, transform=axis.transAxes, ha="center", va="top", fontsize=12, weight="bold",
+            color="#2a7f3f" if item.correct else "#c44e52",
+        )  # fmt: skip
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    # Made without pyplot: no display, no global state.
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _draw_loss(axis: Any, steps: Sequence[Row]) -> None:
+    values = [row["loss"] for row in steps]
+    smooth, current = [], values[0] if values else 0.0
+    for value in values:
+        current = _SMOOTHING * current + (1 - _SMOOTHING) * value
+        smooth.append(current)
+    numbers = [row["step"] for row in steps]
+    axis.plot(numbers, values, alpha=0.25, color="#4c72b0")
+    axis.plot(numbers, smooth, color="#4c72b0", label="smoothed")
+    axis.set_title("training loss (nats per answer token)")
+    axis.legend()
+
+
+def _draw_validation(axis: Any, rows: Sequence[Row], test: Sequence[Row]) -> None:
+    names = [name for name in (rows[0]["scores"] if rows else {})]
+    for index, name in enumerate(names):
+        color = f"C{index}"
+        axis.plot([r["step"] for r in rows], [r["scores"][name] for r in rows], "o-", label=name, color=color)
+        for row in test:
+            if row["scores"].get(name) is not None:
+                axis.plot([row["step"]], [row["scores"][name]], "*", color=color, markersize=12)
+    axis.set_title("validation scores (stars: test set)")
+    if names:
+        axis.legend(fontsize=8)
+
+
+def _draw_by_component(axis: Any, steps: Sequence[Row], key: str, title: str) -> None:
+    for name in steps[0][key] if steps else ():
+        axis.plot([row["step"] for row in steps], [row[key][name] for row in steps], label=name, color=_COLORS.get(name))
+    axis.set_title(title)
+    if steps:
+        axis.legend()
+
+
+def _spread(items: Sequence[Prediction], count: int) -> list[Prediction]:
+    """Return up to `count` items at even distances, no two about one picture."""
+    distinct = list({item.media[0]: item for item in items}.values())
+    if not distinct or count < 1:
+        return []
+    step = max(1, len(distinct) // count)
+    return distinct[::step][:count]

@@ -1,0 +1,127 @@
+"""The folder of one run: where each file lies, and when a folder may be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import RunFolderError, describe_write_error
+from cotune.recipe import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run: `recipe.yaml`, `trace.jsonl`, `adapter/`, `result.json`, pictures, `snapshots/`."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def trace(self) -> Path:
+        """The record of the run."""
+        return self.path / "trace.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained weights."""
+        return self.path / "adapter"
+
+    @property
+    def result(self) -> Path:
+        """The scores and costs."""
+        return self.path / "result.json"
+
+    @property
+    def snapshots(self) -> Path:
+        """What `--resume` goes on from."""
+        return self.path / "snapshots"
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and write the resolved recipe.
+
+        Raises:
+            RunFolderError: when the folder holds a run already, or cannot be written.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path} exists already. Go on with it by --resume, replace it by --overwrite, or choose another "
+                "folder by output=FOLDER"
+            )
+        self._write(self.recipe, recipe.to_yaml())
+
+    def clear(self) -> None:
+        """Remove what a run left here; a folder that holds no run is refused."""
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not self.recipe.exists():
+            raise RunFolderError(f"{self.path} is not a run folder (no recipe.yaml); it is not overwritten")
+        shutil.rmtree(self.path)
+
+    def set_aside(self) -> Path | None:
+        """Rename an existing run to the first free `NAME.1`, `NAME.2` ...; returns where it went."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self.path.rename(target)
+        return target
+
+    def check_resume(self, recipe: Recipe) -> None:
+        """Check that an interrupted run can go on with this recipe.
+
+        Raises:
+            RunFolderError: when there is nothing to go on from, or the recipe was changed since.
+        """
+        if not self.recipe.exists():
+            raise RunFolderError(f"{self.path} holds no run to resume; start it without --resume")
+        before, now = load_recipe(self.recipe).model_dump(mode="json"), recipe.model_dump(mode="json")
+        changed = _changed_keys(before, now)
+        if changed:
+            raise RunFolderError(
+                f"{self.path} was started with another recipe; a resumed run would not be the run it claims to be. "
+                f"Changed: {', '.join(changed)}. Start a new run with output=FOLDER"
+            )
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json`."""
+        self._write(self.result, json.dumps(result, indent=2) + "\n")
+
+    def read_result(self) -> dict[str, Any]:
+        """Return `result.json`; raises RunFolderError when the run has none."""
+        try:
+            content: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunFolderError(f"{self.path}: no readable result.json ({error}); was the run finished?") from None
+        return content
+
+    def _write(self, file: Path, text: str) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(file)
+        except OSError as error:
+            raise RunFolderError(f"{file} cannot be written: {describe_write_error(error)}") from error
+
+
+def open_run(path: Path) -> tuple[RunFolder, Recipe]:
+    """Return the folder and recipe of a finished or interrupted run; raises RunFolderError when it is none."""
+    run = RunFolder(path)
+    if not run.recipe.exists():
+        raise RunFolderError(f"{path} is not a run folder: it holds no recipe.yaml")
+    return run, load_recipe(run.recipe)
+
+
+def _changed_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [found for key in keys for found in _changed_keys(before.get(key), now.get(key), f"{prefix}.{key}")]
+    return [] if before == now else [prefix.removeprefix(".")]

@@ -1,0 +1,216 @@
+"""The training loop: one, for every recipe; resumable to the bit, honest about what did and did not learn."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional
+
+from cotune.coordination.components import Component, components
+from cotune.coordination.coordinator import Coordinator
+from cotune.coordination.schedules import make_rule
+from cotune.data.batching import Batches
+from cotune.data.collate import Batch, LoadMedia, collate
+from cotune.errors import CheckpointError, CotuneError
+from cotune.model.multimodal_lm import MultimodalLM
+from cotune.progress import progress
+from cotune.recipe import Recipe
+from cotune.trace import Trace
+from cotune.training.optimizer import clip, make_optimizer, schedule_factor
+from cotune.run_folder import RunFolder
+from cotune.training.snapshot import load_snapshot, newest_snapshot, save_snapshot
+
+_CHECK_AFTER = 5
+_LOSS_WINDOW = 20
+
+Evaluate = Callable[[], dict[str, float | None]]
+
+
+class InterruptedRunError(CotuneError):
+    """The user stopped the run; its snapshot is kept."""
+
+    exit_code = 130
+
+
+@dataclass
+class Costs:
+    """What the tuning took: wall time of the steps, and tokens seen (padding not counted)."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    loss_tokens: int = 0
+    padding: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of tuning."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class TrainingLoop:
+    """Tunes a model on a stream of batches and records every step."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MultimodalLM,
+        batches: Batches,
+        load_media: LoadMedia | None,
+        run: RunFolder,
+        console: Console,
+    ) -> None:
+        self.recipe, self.model, self.batches, self.load_media = recipe, model, batches, load_media
+        self.run_folder, self.console = run, console
+        self.components = components(model)
+        self.optimizer = make_optimizer(self.components, recipe.training)
+        self.coordinator = Coordinator(
+            self.components,
+            self.optimizer,
+            rule=make_rule(recipe.coordination.rule, **recipe.coordination.options),
+            base_rates={name: _rate(recipe, name) for name in self.components},
+        )
+        self.step = 0
+        self.costs = Costs()
+        self._losses: list[float] = []
+
+    def resume(self) -> bool:
+        """Go on from the newest snapshot; returns whether there was one."""
+        snapshot = newest_snapshot(self.run_folder.snapshots)
+        if snapshot is None:
+            return False
+        state = load_snapshot(snapshot, self.model, self.optimizer)
+        self.step = state["step"]
+        self.batches.load_state_dict(state["batches"])
+        self.coordinator.load_state_dict(state["coordinator"])
+        self.costs = Costs(**state["costs"])
+        return True
+
+    def run(self, trace: Trace, evaluate: Evaluate | None = None) -> None:
+        """Train until the recipe's last step; Ctrl-C keeps a snapshot and raises InterruptedRunError."""
+        settings = self.recipe.training
+        self.model.train()
+        watched = {name: part.snapshot() for name, part in self.components.items() if part.trainable}
+        with progress(self.console, "Tuning", settings.steps, "steps") as advance:
+            advance(self.step)
+            try:
+                while self.step < settings.steps:
+                    row = self._one_step()
+                    trace.write("step", self.step, **row)
+                    advance(1, f"loss {self._recent_loss():.3f}")
+                    if self.step == min(_CHECK_AFTER, settings.steps):
+                        self._check_moved(watched, trace)
+                        watched = {}
+                    if evaluate is not None and self.step % settings.evaluate_every == 0 and self.step < settings.steps:
+                        self._evaluate(evaluate, trace)
+                    if self.step % settings.snapshot_every == 0 and self.step < settings.steps:
+                        self._snapshot()
+            except KeyboardInterrupt:
+                raise self._interrupted() from None
+
+    def _one_step(self) -> dict[str, Any]:
+        """Take one optimiser step and return what the trace keeps of it."""
+        started = time.perf_counter()
+        step = self.step + 1
+        encoded = next(self.batches)
+        batch = collate(encoded, self.model.template.filler, self.load_media).to(self.model.device)
+        rates = self.coordinator.before_step(schedule_factor(step, self.recipe.training))
+        loss, count = self._loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = clip(self.components, self.recipe.training.clip_norm)
+        value = loss.item()
+        if not math.isfinite(value):
+            samples = ", ".join(item.sample.id for item in encoded[:4])
+            raise CheckpointError(
+                f"the loss is {value} at step {step} (samples {samples} ...); nothing of this step was kept. Lower "
+                "components.*.rate and start again, or look at these samples"
+            )
+        self.optimizer.step()
+        self.step = step
+        self._losses = [*self._losses[-_LOSS_WINDOW + 1 :], value]
+        return self._books(batch, value, count, rates, norms, time.perf_counter() - started)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """Return the mean cross-entropy over the tokens that carry loss, and their number."""
+        logits, targets = self.model(batch)
+        return functional.cross_entropy(logits, targets), len(targets)
+
+    def _books(
+        self, batch: Batch, loss: float, count: int, rates: dict[str, float], norms: dict[str, float], seconds: float
+    ) -> dict[str, Any]:
+        tokens = sum(batch.lengths)
+        self.costs.seconds += seconds
+        self.costs.tokens += tokens
+        self.costs.loss_tokens += count
+        self.costs.padding += batch.tokens.numel() - tokens
+        return {
+            "loss": loss,
+            "tokens": tokens,
+            "loss_tokens": count,
+            "padding": batch.tokens.numel() - tokens,
+            "step_seconds": round(seconds, 4),
+            "rates": rates,
+            "gradient_norms": norms,
+        }
+
+    def _recent_loss(self) -> float:
+        return sum(self._losses) / len(self._losses) if self._losses else float("nan")
+
+    def _check_moved(self, watched: dict[str, list[Tensor]], trace: Trace) -> None:
+        """Say so when a component that should learn has not moved at all."""
+        moved = {name: self.components[name].moved_since(before) for name, before in watched.items()}
+        trace.write("moved", self.step, components=moved)
+        for name in [name for name, value in moved.items() if not value]:
+            self.console.print(
+                f"[red]{name} has not changed in {self.step} steps, although the recipe trains it: look at its rate, "
+                "and whether the data uses it at all[/]"
+            )
+
+    def _evaluate(self, evaluate: Evaluate, trace: Trace) -> None:
+        scores = evaluate()
+        trace.write("validation", self.step, scores=scores)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+        self.console.print(f"step {self.step}: validation {shown}")
+
+    def _snapshot(self) -> None:
+        save_snapshot(
+            self.run_folder.snapshots,
+            self.model,
+            self.optimizer,
+            self.step,
+            {
+                "batches": self.batches.state_dict(),
+                "coordinator": self.coordinator.state_dict(),
+                "costs": vars(self.costs),
+            },
+        )
+
+    def _interrupted(self) -> InterruptedRunError:
+        if not self.step:
+            return InterruptedRunError("Stopped before the first step; nothing was learned yet.")
+        self._snapshot()
+        return InterruptedRunError(
+            f"Stopped after step {self.step} of {self.recipe.training.steps}; everything is kept in "
+            f"{self.run_folder.snapshots}. Go on with: cotune train {self.run_folder.recipe} --resume"
+        )
+
+
+def _rate(recipe: Recipe, component: str) -> float:
+    settings = getattr(recipe.components, component)
+    return float(settings.rate)
+
+
+def component_rows(found: dict[str, Component], recipe: Recipe) -> list[list[str]]:
+    """Return the rows of the start-up table: component, how it learns, trainable and total parameters, rate."""
+    rows = []
+    for name, part in found.items():
+        settings = getattr(recipe.components, name)
+        rate = f"{settings.rate:g}" if part.trainable else "-"
+        rows.append([name, settings.tune, f"{part.trainable_count:,}", f"{part.total:,}", rate])
+    return rows

@@ -1,0 +1,214 @@
+"""One run from recipe to result: prepare, tune, choose on validation, score the test once, write it all down."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from cotune.data.collate import LoadMedia
+from cotune.evaluation.priors import majority, question_only
+from cotune.evaluation.retention import text_retention
+from cotune.evaluation.runner import answer
+from cotune.evaluation.tasks import Scores, check_task, score, write_predictions
+from cotune.messages import Sample
+from cotune.model.checkpoint import load_checkpoint, save_checkpoint
+from cotune.model.loading import build_model, load_llm
+from cotune.model.multimodal_lm import MultimodalLM
+from cotune.progress import progress, table
+from cotune.recipe import Recipe
+from cotune.trace import Trace, read_trace, truncate_trace
+from cotune.training.loop import TrainingLoop, component_rows
+from cotune.training.prepare import Samples, make_batches, prepare_media, read_samples, standardize_connector
+from cotune.run_folder import RunFolder, open_run
+
+ACCURACIES = ("accuracy", "open_accuracy", "yes_no_accuracy")
+BASELINES = ("majority", "question_only", "text_only", "connector_only", "random_encoder", "lora")
+
+
+@dataclass
+class Prepared:
+    """A model and its data, ready to train or to answer."""
+
+    recipe: Recipe
+    model: MultimodalLM
+    samples: Samples
+    load_media: LoadMedia | None
+    console: Console
+
+    def evaluate(self, samples: list[Sample], what: str, batch_size: int | None = None) -> tuple[Scores, list[Any]]:
+        """Return scores and predictions of the model on samples."""
+        settings = self.recipe.evaluation
+        with progress(self.console, what, len(samples), "questions") as advance:
+            predictions = answer(
+                self.model,
+                samples,
+                load_media=self.load_media,
+                batch_size=batch_size or settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+                advance=advance,
+            )
+        return score(settings.task, predictions), predictions
+
+
+def prepare(recipe: Recipe, console: Console, *, fresh: bool = True) -> Prepared:
+    """Return the model and data of a recipe; `fresh` sets the connector's statistics from the training pictures.
+
+    Data are read and checked before any weight is loaded: a bad line costs seconds, not a download.
+    """
+    check_task(recipe.evaluation.task)
+    if recipe.training.threads:
+        torch.set_num_threads(recipe.training.threads)
+    samples = read_samples(recipe.data, recipe.seed, test_limit=recipe.evaluation.limit)
+    with console.status("Loading models"):
+        model = build_model(recipe)
+    load_media = prepare_media(model, samples.media_paths(), console)
+    if fresh:
+        train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
+        standardize_connector(model, load_media, train)
+    return Prepared(recipe, model, samples, load_media, console)
+
+
+def train(recipe: Recipe, console: Console, *, resume: bool = False) -> dict[str, Any]:
+    """Tune a model by a recipe and return what `result.json` holds.
+
+    Raises:
+        CotuneError: for anything the user can mend; work done so far is in the newest snapshot.
+    """
+    run = RunFolder(recipe.folder)
+    if resume:
+        run.check_resume(recipe)
+    else:
+        run.create(recipe)
+    started = time.monotonic()
+    prepared = prepare(recipe, console)
+    batches = make_batches(recipe, prepared.samples, prepared.model)
+    loop = TrainingLoop(recipe, prepared.model, batches, prepared.load_media, run, console)
+    if resume and loop.resume():
+        console.print(f"Going on after step {loop.step}")
+    truncate_trace(run.trace, loop.step)
+    with Trace(run.trace, seconds_before=_seconds_before(run)) as trace:
+        _announce(prepared, loop, trace)
+        held_out = prepared.samples.validation[: recipe.evaluation.validation_limit]
+        evaluate = (lambda: prepared.evaluate(held_out, "Validating")[0]) if held_out else None
+        loop.run(trace, evaluate)
+        counts = prepared.samples.counts + batches.counts()
+        trace.write("counts", loop.step, **counts)
+        save_checkpoint(prepared.model, run.adapter, {"step": loop.step, "name": recipe.name})
+        result = _result(prepared, loop, run, trace)
+        result["wall_seconds"] = round(time.monotonic() - started, 1)
+        trace.write("end", loop.step, wall_seconds=result["wall_seconds"])
+    run.write_result(result)
+    return result
+
+
+def open_prepared(run: RunFolder, recipe: Recipe, console: Console) -> Prepared:
+    """Return a finished run's model and data, its adapter loaded."""
+    prepared = prepare(recipe, console, fresh=False)
+    load_checkpoint(prepared.model, run.adapter)
+    return prepared
+
+
+def evaluate_run(folder: RunFolder, console: Console, *, limit: int | None = None) -> Scores:
+    """Score a finished run on its recipe's test set; writes `predictions.jsonl` into the run folder."""
+    run, recipe = open_run(folder.path)
+    if limit is not None:
+        recipe.evaluation.limit = limit
+    prepared = open_prepared(run, recipe, console)
+    scores, predictions = prepared.evaluate(prepared.samples.test, "Scoring the test set")
+    write_predictions(run.path / "predictions.jsonl", predictions)
+    return scores
+
+
+def _announce(prepared: Prepared, loop: TrainingLoop, trace: Trace) -> None:
+    """Print and record what learns, how fast, and on how much data."""
+    recipe, console = prepared.recipe, prepared.console
+    rows = component_rows(loop.components, recipe)
+    console.print(table("What learns", ["component", "tune", "trainable", "total", "rate"], rows))
+    counts = ", ".join(f"{name} {value:,}" for name, value in prepared.samples.counts.items())
+    memory = estimate_memory(prepared.model, loop) / 2**30
+    console.print(f"Samples: {counts}. Memory for weights and optimiser: {memory:.2f} GiB, activations come on top.")
+    trace.write(
+        "start",
+        loop.step,
+        name=recipe.name,
+        seed=recipe.seed,
+        components={name: [part.trainable_count, part.total] for name, part in loop.components.items()},
+        samples=dict(prepared.samples.counts),
+        versions=versions(),
+    )
+
+
+def estimate_memory(model: MultimodalLM, loop: TrainingLoop) -> int:
+    """Return the bytes of all weights, and of gradients and two moments of the trainable ones."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return weights + 12 * sum(part.trainable_count for part in loop.components.values())
+
+
+def _result(prepared: Prepared, loop: TrainingLoop, run: RunFolder, trace: Trace) -> dict[str, Any]:
+    """Score the test set and return everything `result.json` says."""
+    recipe, console = prepared.recipe, prepared.console
+    scores: Scores = {}
+    baselines: dict[str, Scores | None] = dict.fromkeys(BASELINES)
+    test = prepared.samples.test
+    if test:
+        scores, predictions = prepared.evaluate(test, "Scoring the test set")
+        write_predictions(run.path / "predictions.jsonl", predictions)
+        for name, rule in (("majority", majority), ("question_only", question_only)):
+            baselines[name] = _accuracies(score(recipe.evaluation.task, rule(prepared.samples.all_train, test)))
+    result: dict[str, Any] = {"name": recipe.name, **dict.fromkeys(ACCURACIES), **scores}
+    result |= _text_kept(prepared, console)
+    result["baselines"] = baselines
+    result["steps"] = loop.step
+    result["seconds"] = round(loop.costs.seconds, 1)
+    result["tokens_per_second"] = round(loop.costs.tokens_per_second, 1)
+    result["loss_tokens"] = loop.costs.loss_tokens
+    result["padding_share"] = round(loop.costs.padding / max(1, loop.costs.padding + loop.costs.tokens), 4)
+    result["trainable_parameters"] = sum(part.trainable_count for part in loop.components.values())
+    result["peak_memory_bytes"] = peak_memory_bytes()
+    result["counts"] = dict(prepared.samples.counts + loop.batches.counts())
+    if prepared.model.adapters is not None:
+        result["expert_separation"] = prepared.model.adapters.separation()
+    result["versions"] = versions()
+    result["seed"] = recipe.seed
+    trace.write("test", loop.step, scores=scores, **{key: result[key] for key in ("text_kl", "text_agreement")})
+    return result
+
+
+def _accuracies(scores: Scores) -> Scores:
+    return {name: scores.get(name) for name in ACCURACIES}
+
+
+def _text_kept(prepared: Prepared, console: Console) -> dict[str, Any]:
+    if not prepared.recipe.evaluation.text_retention:
+        return {"text_kl": None, "text_agreement": None, "text_reply": None}
+    with console.status("Comparing the text path with the base model"):
+        base = load_llm(prepared.recipe.model.llm).to(prepared.model.device)
+        kept = text_retention(base, prepared.model)
+    return {"text_kl": kept.kl, "text_agreement": kept.agreement, "text_reply": f"{kept.question} {kept.reply}"}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that decides the numbers."""
+    packages = ("cotune", "torch", "transformers", "peft", "safetensors", "pillow", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest memory this process has held: on the GPU when there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _seconds_before(run: RunFolder) -> float:
+    rows = list(read_trace(run.trace)) if run.trace.exists() else []
+    return float(rows[-1]["seconds"]) if rows else 0.0
