@@ -151,9 +151,10 @@ def _finish(run: RunFolder, console: Console) -> None:
         console.print(result_table(result))
     if result["text_kl"] is not None:
         console.print(f"Text path against the base model: KL {result['text_kl']:.2e}. {result['text_reply']}")
+    memory = result["peak_memory_bytes"] / 2**30
     console.print(
         f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s, "
-        f"{result['trainable_parameters']:,} trained parameters, peak memory {result['peak_memory_bytes'] / 2**30:.1f} GiB"
+        f"{result['trainable_parameters']:,} trained parameters, peak memory {memory:.1f} GiB"
     )
     console.print(f"Run folder: {run.path}")
     console.print(f"Try it:     cotune chat {run.path} --image PICTURE.png --prompt 'what color is the shape?'")

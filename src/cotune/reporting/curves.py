@@ -96,7 +96,7 @@ def _draw_loss(axis: Any, steps: Sequence[Row]) -> None:
 
 
 def _draw_validation(axis: Any, rows: Sequence[Row], test: Sequence[Row]) -> None:
-    names = [name for name in (rows[0]["scores"] if rows else {})]
+    names = list(rows[0]["scores"]) if rows else []
     for index, name in enumerate(names):
         color = f"C{index}"
         axis.plot([r["step"] for r in rows], [r["scores"][name] for r in rows], "o-", label=name, color=color)
@@ -110,7 +110,8 @@ def _draw_validation(axis: Any, rows: Sequence[Row], test: Sequence[Row]) -> Non
 
 def _draw_by_component(axis: Any, steps: Sequence[Row], key: str, title: str) -> None:
     for name in steps[0][key] if steps else ():
-        axis.plot([row["step"] for row in steps], [row[key][name] for row in steps], label=name, color=_COLORS.get(name))
+        values = [row[key][name] for row in steps]
+        axis.plot([row["step"] for row in steps], values, label=name, color=_COLORS.get(name))
     axis.set_title(title)
     if steps:
         axis.legend()

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from cotune.progress import table
 from cotune.recipe import Recipe, parse_recipe
-from cotune.training.run import ACCURACIES, BASELINES, train
 from cotune.run_folder import RunFolder
+from cotune.training.run import ACCURACIES, BASELINES, train
 
 # What each trained baseline changes. `text_only` needs an expert for text, which otherwise stays the base model.
 CHANGES: dict[str, list[str]] = {
@@ -44,9 +44,7 @@ def result_table(result: dict[str, Any]) -> Any:
     """Return the table of a result beside its baselines, in percent."""
     rows = [["this run", *_percent(result)]]
     rows += [[name.replace("_", " "), *_percent(result["baselines"].get(name))] for name in BASELINES]
-    return table(
-        f"{result['name']}: accuracy on the test set, %", ["", "total", "open questions", "yes/no"], rows
-    )
+    return table(f"{result['name']}: accuracy on the test set, %", ["", "total", "open questions", "yes/no"], rows)
 
 
 def _percent(scores: dict[str, Any] | None) -> list[str]:

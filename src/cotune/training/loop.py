@@ -21,9 +21,9 @@ from cotune.errors import CheckpointError, CotuneError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
 from cotune.recipe import Recipe
+from cotune.run_folder import RunFolder
 from cotune.trace import Trace
 from cotune.training.optimizer import clip, make_optimizer, schedule_factor
-from cotune.run_folder import RunFolder
 from cotune.training.snapshot import load_snapshot, newest_snapshot, save_snapshot
 
 _CHECK_AFTER = 5

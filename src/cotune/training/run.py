@@ -24,10 +24,10 @@ from cotune.model.loading import build_model, load_llm
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress, table
 from cotune.recipe import Recipe
+from cotune.run_folder import RunFolder, open_run
 from cotune.trace import Trace, read_trace, truncate_trace
 from cotune.training.loop import TrainingLoop, component_rows
 from cotune.training.prepare import Samples, make_batches, prepare_media, read_samples, standardize_connector
-from cotune.run_folder import RunFolder, open_run
 
 ACCURACIES = ("accuracy", "open_accuracy", "yes_no_accuracy")
 BASELINES = ("majority", "question_only", "text_only", "connector_only", "random_encoder", "lora")
@@ -204,8 +204,8 @@ def versions() -> dict[str, str]:
 def peak_memory_bytes() -> int:
     """Return the largest memory this process has held: on the GPU when there is one, else resident."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(torch.cuda.max_memory_allocated())
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024
 
 
