@@ -12,7 +12,7 @@ from cotune.errors import AssetError
 from cotune.quickstart import Asset, asset_folder, cache_folder, ensure, is_finished
 from cotune.quickstart.convert import CONVERTERS
 
-from .conftest import FakeRegistry, leftovers
+from .conftest import FakeRegistry, copy_all, leftovers
 
 # A program of its own: registers the fake asset again, counts downloads in a file, then fetches.
 PROGRAM = """
@@ -142,7 +142,9 @@ def test_an_interrupt_leaves_nothing(tiny: Asset, cache: Path, monkeypatch: pyte
     assert leftovers(cache) == []
 
 
-def test_what_a_killed_process_left_is_never_used(tiny: Asset, cache: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_never_used(
+    tiny: Asset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = start(tmp_path, "stuck")
     assert process.stdout is not None
     assert process.stdout.readline() == "converting\n"
@@ -150,8 +152,16 @@ def test_what_a_killed_process_left_is_never_used(tiny: Asset, cache: Path, tmp_
     process.communicate()
     assert [name for name in leftovers(cache) if name.endswith("half.txt")], "the kill came too early to test anything"
     assert not is_finished(tiny)
+    meanwhile: list[str] = []
+
+    def look_around(unpacked: Path, result: Path) -> None:
+        meanwhile.extend(leftovers(cache))
+        copy_all(unpacked, result)
+
+    monkeypatch.setitem(CONVERTERS, "copy", look_around)
     ensure(["tiny"])
-    assert [name for name in leftovers(cache) if "half" in name or name.startswith(".staging")] == []
+    assert [name for name in meanwhile if "half" in name] == [], "leftovers must go before they cost the disk its space"
+    assert [name for name in leftovers(cache) if name.startswith(".staging")] == []
 
 
 def test_two_processes_build_once(cache: Path, tmp_path: Path) -> None:

@@ -164,14 +164,11 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     bars = importlib.import_module("tqdm.std").tqdm
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        # The GGUF reader draws a bar of its own that no setting of transformers reaches.
+        # Not transformers' own switch for bars: the bar that the GGUF reader draws does not heed it.
         with patch.object(bars, "__init__", partialmethod(bars.__init__, disable=True)):
             yield
     finally:
         logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
