@@ -6,6 +6,8 @@ import errno
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+SHOWN_PROBLEMS = 20
+
 
 class CotuneError(Exception):
     """An expected failure; commands print its text without a traceback and exit with `exit_code`."""
@@ -14,12 +16,18 @@ class CotuneError(Exception):
 
 
 class ManyProblemsError(CotuneError):
-    """Several problems of one input, reported together so that they are mended in one go."""
+    """Several problems of one input, reported together so that they are mended in one go.
+
+    `problems` holds them all; the text shows the first ones and says how many more there are.
+    """
 
     def __init__(self, title: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{title} ({len(self.problems)} problem{'s' * (len(self.problems) != 1)}):\n{lines}")
+        lines = [f"  - {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if len(self.problems) > SHOWN_PROBLEMS:
+            lines.append(f"  ... and {len(self.problems) - SHOWN_PROBLEMS} more")
+        listed = "\n".join(lines)
+        super().__init__(f"{title} ({len(self.problems)} problem{'s' * (len(self.problems) != 1)}):\n{listed}")
 
 
 class RecipeError(ManyProblemsError):

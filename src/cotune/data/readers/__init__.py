@@ -1,1 +1,11 @@
-"""See the modules."""
+"""Readers: every data format becomes samples here, and nothing behind this folder knows formats.
+
+A new format is one file with a `READER` and one entry in `READERS`.
+"""
+
+from cotune.data.readers import alpaca, captions, chat, easy_vqa, llava
+from cotune.data.readers.base import Problems, Reader
+
+READERS: dict[str, Reader] = {module.READER.name: module.READER for module in (easy_vqa, llava, chat, captions, alpaca)}
+
+__all__ = ["READERS", "Problems", "Reader"]

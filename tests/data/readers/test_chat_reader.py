@@ -1,0 +1,101 @@
+import pytest
+
+from cotune.messages import Image, Text
+
+ANSWER = {"role": "assistant", "content": "A cat."}
+
+
+def asks(*content, **fields):
+    return {**fields, "messages": [{"role": "user", "content": list(content)}, ANSWER]}
+
+
+def test_text_only_conversations_are_read(write, read, tmp_path):
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "."}]},
+    ]
+    path = write("a.jsonl", [{"messages": turns, "topic": "greeting"}, {"id": "x", "messages": turns}])
+    (first, second), problems = read("chat", path)
+    assert problems.found == [] and problems.counts == {}
+    assert (first.id, second.id) == ("1", "x")
+    assert first.origin == f"{path}:1" and second.origin == f"{path}:2"
+    assert [(message.role, message.text) for message in first.messages] == [
+        ("system", "Be kind."),
+        ("user", "Hello"),
+        ("assistant", "Hi."),
+    ]
+    assert first.meta == {"topic": "greeting"} and first.modality == "text"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a/1.png"},
+        {"type": "image", "path": "a/1.png"},
+        {"type": "image", "image": {"path": "a/1.png"}},
+        {"type": "image_url", "image_url": "a/1.png"},
+        {"type": "image_url", "image_url": {"url": "a/1.png"}},
+    ],
+)
+def test_every_spelling_of_an_image_is_read_in_place(part, write, read, tmp_path):
+    path = write("a.json", [asks({"type": "text", "text": "Look:"}, part, {"type": "text", "text": "What?"})])
+    [sample], problems = read("chat", path, tmp_path / "media")
+    assert problems.found == []
+    assert sample.messages[0].parts == (Text("Look:"), Image(tmp_path / "media/a/1.png"), Text("What?"))
+
+
+def test_images_without_a_path_come_from_the_records_list(write, read, tmp_path):
+    bare = {"type": "image"}
+    [sample], problems = read("chat", write("a.json", [asks(bare, bare, images=["1.png", "2.png"])]))
+    assert problems.found == []
+    assert sample.media == (Image(tmp_path / "1.png"), Image(tmp_path / "2.png"))
+
+
+def test_images_that_fit_no_part_are_a_problem_and_so_are_parts_without_image(write, read):
+    bare = {"type": "image"}
+    records = [asks(bare, images=["1.png", "2.png"], id="left"), asks(bare, bare, images=["1.png"], id="short")]
+    samples, problems = read("chat", write("a.json", records))
+    assert samples == []
+    assert "sample 'left': 1 of 2 `images`" in problems.found[0]
+    assert "sample 'short': messages[0].content[1]: no file is named" in problems.found[1]
+
+
+@pytest.mark.parametrize("url", ["https://host/cat.png", "data:image/png;base64,iVBORw0KGgo="])
+def test_urls_are_refused(url, write, read):
+    records = [asks({"type": "image_url", "image_url": {"url": url}}, id="u")]
+    samples, problems = read("chat", write("a.json", records))
+    assert samples == []
+    assert len(problems.found) == 1
+    assert "sample 'u'" in problems.found[0] and "URLs are not fetched" in problems.found[0]
+
+
+def test_every_problem_of_every_record_is_reported_at_once(write, read):
+    records = [
+        {"messages": []},
+        {"messages": [{"role": "usr", "content": "x"}, {"content": "y"}]},
+        asks({"type": "text"}, {"type": "vidio", "video": "x"}, "loose", {"type": "image", "path": "../x.png"}),
+        {"messages": [{"role": "user", "content": None}, ANSWER]},
+        {"messages": [{"role": "assistant", "content": [{"type": "image", "path": "x.png"}]}]},
+    ]
+    samples, problems = read("chat", write("a.jsonl", records))
+    assert samples == []
+    text = "\n".join(problems.found)
+    for expected in (
+        ":1: sample '1': key 'messages' holds an empty list",
+        ":2: sample '2': messages[0]: role 'usr' cannot be learned from; did you mean 'user'?",
+        ":2: sample '2': messages[1]: key 'role' is missing",
+        ":3: sample '3': messages[0].content[0]: key 'text' is missing",
+        ":3: sample '3': messages[0].content[1]: content of type 'vidio' cannot be read",
+        ":3: sample '3': messages[0].content[2]: an object with a \"type\" is expected",
+        ":3: sample '3': image '../x.png' lies outside",
+        ":4: sample '4': messages[0]: key 'content' holds null",
+        ":5: sample '5': messages[0]: an image in a message of 'assistant'",
+    ):
+        assert expected in text
+
+
+def test_keys_of_messages_that_are_not_used_are_counted(write, read):
+    turn = {"role": "user", "content": "x", "name": "Ada", "tool_calls": [], "weight": None}
+    _, problems = read("chat", write("a.json", [{"messages": [turn, ANSWER]}]))
+    assert problems.counts == {"messages whose key 'name' is not used": 1}

@@ -1,0 +1,110 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotune.data.readers.llava import _with_images
+from cotune.messages import Image, Text
+
+
+def talk(*values, **fields):
+    speakers = ["human", "gpt"] * len(values)
+    turns = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=False)]
+    return {"id": "s1", **fields, "conversations": turns}
+
+
+def test_the_placeholder_becomes_the_image_in_place(write, read, tmp_path):
+    record = talk("<image>\nWhat is it?", "A cat.", "Sure?", "Yes.", image="coco/1.jpg")
+    [sample], problems = read("llava", write("a.json", [record]))
+    assert problems.found == [] and problems.counts == {}
+    assert sample.id == "s1"
+    assert [message.role for message in sample.messages] == ["user", "assistant", "user", "assistant"]
+    assert sample.messages[0].parts == (Image(tmp_path / "coco" / "1.jpg"), Text("What is it?"))
+    assert sample.messages[2].parts == (Text("Sure?"),)
+
+
+def test_images_go_to_their_placeholders_over_all_turns(write, read, tmp_path):
+    record = talk("Compare <image> and\n<image>", "Done.", "Now\n<image>\nplease", "Ok.", image=["a", "b", "c"])
+    [sample], problems = read("llava", write("a.jsonl", [record]), tmp_path / "media")
+    assert problems.found == []
+    image = {name: Image(tmp_path / "media" / name) for name in "abc"}
+    assert sample.messages[0].parts == (Text("Compare "), image["a"], Text(" and"), image["b"])
+    assert sample.messages[2].parts == (Text("Now"), image["c"], Text("please"))
+
+
+def test_system_turns_and_text_only_conversations_are_read(write, read):
+    record = talk("Hi", "Hello.")
+    record["conversations"].insert(0, {"from": "system", "value": "Be kind."})
+    [sample], problems = read("llava", write("a.json", [record]))
+    assert problems.found == []
+    assert [message.role for message in sample.messages] == ["system", "user", "assistant"]
+    assert sample.modality == "text"
+
+
+def test_an_image_without_placeholder_goes_first_and_is_counted(write, read, tmp_path):
+    records = [talk("What?", "A cat.", "And?", "No.", image="a.jpg"), talk("<image>What?", "A dog.", image="b.jpg")]
+    (first, _), problems = read("llava", write("a.json", records))
+    assert problems.found == []
+    assert first.messages[0].parts == (Image(tmp_path / "a.jpg"), Text("What?"))
+    assert [number for what, number in problems.counts.items() if "put first" in what] == [1]
+
+
+def test_a_mismatch_names_the_sample_and_both_numbers(write, read):
+    records = [
+        talk("<image> <image>", "x", image="a.jpg") | {"id": "two-for-one"},
+        talk("<image>", "x") | {"id": "none"},
+        talk("<image>", "x", image=["a.jpg", "b.jpg"]) | {"id": "one-for-two"},
+    ]
+    samples, problems = read("llava", write("a.json", records))
+    assert samples == []
+    shown = [line.split("sample ")[1] for line in problems.found]
+    assert [line.split("'")[1] for line in shown] == ["two-for-one", "none", "one-for-two"]
+    assert "<image> stands 2 times" in shown[0] and "images: 1;" in shown[0]
+    assert "<image> stands 1 times" in shown[2] and "images: 2;" in shown[2]
+
+
+def test_every_problem_of_every_record_is_reported_at_once(write, read):
+    records = [
+        {"id": "a"},
+        {"id": "b", "conversations": [{"from": "humn", "value": "x"}, {"from": "gpt"}]},
+        {"id": "c", "conversations": ["x"]},
+        talk("<image>", "x", image="../../secret.png") | {"id": "d"},
+        talk("<image>", "x", image="http://host/x.png") | {"id": "e"},
+        talk("x", "an <image> I drew") | {"id": "f"},
+        talk("x", "y", video="a.mp4") | {"id": "g"},
+        talk("x", "y") | {"id": "sound"},
+    ]
+    samples, problems = read("llava", write("a.json", records))
+    assert [sample.id for sample in samples] == ["sound"]
+    text = "\n".join(problems.found)
+    for expected in (
+        "record 1: sample 'a': key 'conversations' holds nothing",
+        "record 2: sample 'b': conversations[0]: 'humn' is no speaker of this format; did you mean 'human'?",
+        "record 2: sample 'b': conversations[1]: key 'value' is missing",
+        "record 3: sample 'c': conversations[0] holds text",
+        "record 4: sample 'd': image '../../secret.png' lies outside",
+        "record 5: sample 'e': 'http://host/x.png' is a URL",
+        "record 6: sample 'f': conversations[1]: <image> in a turn of 'gpt'",
+        "record 7: sample 'g': key 'video' names media",
+    ):
+        assert expected in text
+    assert len(problems.found) == 8
+
+
+def test_repeated_ids_are_made_unique_and_counted(write, read):
+    records = [talk("x", "y"), talk("x", "z"), talk("x", "w"), talk("x", "v") | {"id": "s2"}]
+    samples, problems = read("llava", write("a.json", records))
+    assert [sample.id for sample in samples] == ["s1", "s1#2", "s1#3", "s2"]
+    assert list(problems.counts.values()) == [2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab \n<>image"), min_size=1, max_size=5))
+def test_splitting_keeps_every_character_but_placeholders_and_line_breaks(pieces):
+    text = "<image>".join(pieces)
+    number = text.count("<image>")
+    images = [Image(str(index)) for index in range(number)]
+    parts = _with_images(text, iter(images))
+    assert [part for part in parts if isinstance(part, Image)] == images
+    kept = "".join(part.text for part in parts if isinstance(part, Text))
+    assert kept.replace("\n", "") == text.replace("<image>", "").replace("\n", "")
+    if number:
+        assert all(part.text for part in parts if isinstance(part, Text))

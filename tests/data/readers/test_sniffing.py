@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from cotune.data.readers import READERS
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_each_source_is_recognised_by_its_own_reader_alone(name, one_of_each):
+    assert [reader.name for reader in READERS.values() if reader.sniff(one_of_each[name])] == [name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00junk", b"[]", b"{}", b"[[1, 2]]", b"hello", b'"messages"', b'{"a": {"messages": [], "output"'],
+)
+def test_nothing_else_is_recognised(content, write):
+    path = write("other.json", content)
+    assert [reader.name for reader in READERS.values() if reader.sniff(path)] == []
+
+
+def test_a_missing_path_is_not_recognised(tmp_path):
+    assert not any(reader.sniff(tmp_path / "nowhere") for reader in READERS.values())
+
+
+def test_a_record_longer_than_the_first_bytes_is_recognised(write):
+    path = write("long.json", [{"id": "1", "messages": [{"role": "user", "content": "x" * 200_000}]}])
+    assert [reader.name for reader in READERS.values() if reader.sniff(path)] == ["chat"]
+
+
+def test_keys_inside_of_texts_and_parts_do_not_count(write):
+    inner = json.dumps({"conversations": 1, "instruction": 2, "output": 3})
+    path = write("nested.jsonl", [{"note": {"conversations": []}, "quoted": inner, "messages": []}])
+    assert [reader.name for reader in READERS.values() if reader.sniff(path)] == ["chat"]
+
+
+def test_every_reader_says_what_it_reads_in_one_line():
+    for name, reader in READERS.items():
+        assert reader.name == name
+        assert ": " in reader.describe and "\n" not in reader.describe
