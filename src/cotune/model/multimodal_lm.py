@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from threading import Thread
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from cotune.adapters.attach import AdapterHandle, decoder, text_config
 from cotune.data.collate import Batch
 from cotune.data.template import IGNORED, Template
 from cotune.model.connector import Connector
+from cotune.model.decoding import decode_greedily
 from cotune.model.encoders import ImageEncoder
 
 
@@ -91,49 +91,37 @@ class MultimodalLM(nn.Module):
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    @torch.no_grad()
-    def generate(self, batch: Batch, max_new_tokens: int, **options: Any) -> list[list[int]]:
-        """Return the new tokens of each row of a left-padded batch, cut before the stop token; greedy by default."""
-        produced = self._generate(batch, max_new_tokens, **options).tolist()
-        return [self._until_stop(row) for row in produced]
+    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        """Return the new tokens of each row of a left-padded batch, greedily chosen, cut before the stop token."""
+        steps = list(self.decode(batch, max_new_tokens))
+        return [self._until_stop([step[row] for step in steps]) for row in range(len(batch.lengths))]
 
-    def _generate(self, batch: Batch, max_new_tokens: int, **options: Any) -> Tensor:
+    @torch.no_grad()
+    def decode(self, batch: Batch, max_new_tokens: int) -> Iterator[list[int]]:
+        """Yield one token per row and step; the rows' routes hold for the whole answer."""
         self.route(batch.modalities)
-        width = batch.tokens.shape[1]
-        lengths = torch.tensor(batch.lengths, device=batch.tokens.device)
-        mask = torch.arange(width, device=batch.tokens.device) >= (width - lengths).unsqueeze(1)
-        result: Tensor = self.llm.generate(
-            inputs_embeds=self.embed(batch),
-            attention_mask=mask.long(),
+        yield from decode_greedily(
+            decoder(self.llm),
+            self.logits,
+            self.llm.get_input_embeddings(),
+            self.embed(batch),
+            torch.tensor(batch.lengths, device=batch.tokens.device),
+            stop_ids=self.template.stop_ids,
             max_new_tokens=max_new_tokens,
-            pad_token_id=self.template.filler,
-            eos_token_id=sorted(self.template.stop_ids),
-            **{"do_sample": False, "use_cache": True} | options,
         )
-        return result
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         stop = next((place for place, token in enumerate(tokens) if token in self.template.stop_ids), len(tokens))
         return tokens[:stop]
 
-    def stream(self, batch: Batch, max_new_tokens: int, **options: Any) -> Iterator[str]:
+    def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[str]:
         """Yield the answer to a batch of one as text, piece by piece."""
-        from transformers import TextIteratorStreamer
-
-        streamer = TextIteratorStreamer(self.template.tokenizer, skip_special_tokens=True)
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                with torch.no_grad():
-                    self._generate(batch, max_new_tokens, streamer=streamer, **options)
-            except BaseException as error:
-                failure.append(error)
-                streamer.end()
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        yield from streamer
-        thread.join()
-        if failure:
-            raise failure[0]
+        tokens: list[int] = []
+        shown = ""
+        for step in self.decode(batch, max_new_tokens):
+            tokens.append(step[0])
+            text: str = self.template.tokenizer.decode(self._until_stop(tokens), skip_special_tokens=True)
+            # A character of several tokens shows as a replacement mark until it is complete.
+            if len(text) > len(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text

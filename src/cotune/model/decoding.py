@@ -1,0 +1,64 @@
+"""Greedy decoding over a key-value cache, one token for every unfinished row at a time.
+
+Written out rather than borrowed from transformers' `generate`, which runs the output layer on a non-contiguous slice:
+on CPU in bfloat16 that takes longer than all layers together (measured: 75 ms a question against 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def decode_greedily(
+    body: nn.Module,
+    logits: Logits,
+    embed: Callable[[Tensor], Tensor],
+    prompt: Tensor,
+    lengths: Tensor,
+    *,
+    stop_ids: set[int],
+    max_new_tokens: int,
+) -> Iterator[list[int]]:
+    """Yield one token per row and step, until every row has produced a stop token.
+
+    `prompt` holds input embeddings [batch, tokens, width], padded on the left; `lengths` the rows' true lengths.
+    `body` is the decoder stack, `logits` its output layer for hidden states [n, width]. A finished row goes on
+    yielding a stop token.
+    """
+    from transformers import DynamicCache
+
+    batch, width = prompt.shape[:2]
+    columns = torch.arange(width, device=prompt.device)
+    mask = columns >= (width - lengths).unsqueeze(1)  # [batch, tokens]
+    padded = not bool(mask.all())
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    cache: Any = DynamicCache()
+    stops = torch.tensor(sorted(stop_ids), device=prompt.device)
+    finished = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
+    inputs = prompt
+    for _ in range(max_new_tokens):
+        output = body(
+            inputs_embeds=inputs,
+            # Without padding plain causal attention is right, and faster than any mask.
+            attention_mask=mask.long() if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        token = logits(output.last_hidden_state[:, -1].contiguous()).argmax(-1)  # [batch]
+        if len(stops):
+            token = torch.where(finished, stops[0], token)
+            finished = finished | torch.isin(token, stops)
+        yield token.tolist()
+        if bool(finished.all()):
+            return
+        inputs = embed(token.unsqueeze(1))
+        positions = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(batch, 1)], dim=1)
