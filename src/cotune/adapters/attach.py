@@ -163,11 +163,11 @@ class AdapterHandle(nn.Module):
             self._set(before)
 
     @torch.no_grad()
-    def separation(self) -> dict[str, float]:
+    def separation(self) -> dict[str, float | None]:
         """Return how far the experts have parted: largest cosine between two, and the largest weight gap.
 
         `cosine` is the maximum over sites of the cosine between two experts' up-projections (1 = one adapter in
-        two places; nan with a single expert or while an expert is still zero), `weight_gap` the maximum over sites
+        two places; None with a single expert or while an expert is still zero), `weight_gap` the maximum over sites
         of the difference between two modalities' weights.
         """
         cosines, gaps = [], []
@@ -178,7 +178,7 @@ class AdapterHandle(nn.Module):
                     if flat[first].any() and flat[second].any():
                         cosines.append(nn.functional.cosine_similarity(flat[first], flat[second], dim=0).item())
             gaps.append((table.max(0).values - table.min(0).values).max().item())
-        return {"cosine": max(cosines, default=float("nan")), "weight_gap": max(gaps)}
+        return {"cosine": max(cosines, default=None), "weight_gap": max(gaps)}
 
 
 def attach(llm: nn.Module, config: MMAdapterConfig, modalities: Sequence[str]) -> AdapterHandle:

@@ -53,7 +53,9 @@ def load_tuned(recipe: Recipe, adapter: Path) -> MultimodalLM:
 def load_llm(settings: LanguageModel) -> Any:
     """Return the frozen language model in evaluation mode, in the recipe's precision."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # our own status line stands there
     path = resolve(settings.path)
     try:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))

@@ -149,7 +149,7 @@ def _announce(prepared: Prepared, loop: TrainingLoop, trace: Trace) -> None:
 def estimate_memory(model: MultimodalLM, loop: TrainingLoop) -> int:
     """Return the bytes of all weights, and of gradients and two moments of the trainable ones."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return weights + 12 * sum(part.trainable_count for part in loop.components.values())
+    return int(weights) + 12 * sum(part.trainable_count for part in loop.components.values())
 
 
 def _result(prepared: Prepared, loop: TrainingLoop, run: RunFolder, trace: Trace) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Fixtures for every room: tiny models made once, a private cache, no network, no files left behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny models and data; do not write into it."""
+    from tests.tiny import tiny_recipe
+
+    root = tmp_path_factory.mktemp("tiny")
+    tiny_recipe(root)
+    return root
+
+
+@pytest.fixture
+def root(tiny_root: Path, tmp_path: Path) -> Path:
+    """A private copy of the tiny models and data."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_root, copy)
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Keep the user's cache out of the tests, and hubs too."""
+    if "real" not in request.keywords:
+        monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cotune-cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """Start every test from the same random state."""
+    torch.manual_seed(0)
