@@ -13,27 +13,6 @@ from safetensors.torch import save_file
 from cotune.model.efficientnet import EfficientNetLite0
 from cotune.recipe import Recipe, parse_recipe
 
-WORDS = [
-    "what",
-    "color",
-    "is",
-    "the",
-    "shape",
-    "there",
-    "a",
-    "red",
-    "blue",
-    "green",
-    "circle",
-    "square",
-    "yes",
-    "no",
-    "not",
-    "present",
-    "user",
-    "assistant",
-    "system",
-]
 COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 160, 60)}
 
 
