@@ -17,7 +17,7 @@ from cotune.data.drawing import Drawer
 from cotune.data.media import check_media, load_image
 from cotune.data.sources import SourceSamples, read_source, split_by_media
 from cotune.errors import DataError
-from cotune.messages import MEDIA_OF_PART, Message, Sample
+from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Sample, question_answer
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
@@ -70,8 +70,10 @@ def read_samples(data: Data, seed: int, *, test_limit: int | None = None) -> Sam
         result.test = [without_media(sample) for sample in result.test]
     empty = [source.path for source, samples in zip(data.train, result.train, strict=True) if not samples]
     if empty:
-        raise DataError("no training samples are left", [f"{path}: lower data.validation_share" for path in empty])
-    result.counts |= Counter(train=len(result.all_train), validation=len(result.validation), test=len(result.test))
+        raise DataError(
+            "no training samples are left", [f"{path}: lower data.validation_share or mend its media" for path in empty]
+        )
+    result.counts.update(train=len(result.all_train), validation=len(result.validation), test=len(result.test))
     return result
 
 
@@ -90,7 +92,8 @@ def _apply_media_policy(samples: Samples, data: Data) -> None:
         return
     if data.bad_media == "error":
         raise DataError("media that cannot be used (data.bad_media=drop leaves their samples out)", problems)
-    bad = {path for path in samples.media_paths() if check_media([_probe(path)])}
+    shown = dict.fromkeys(medium for sample in everything for medium in sample.media)
+    bad = {medium for medium in shown if check_media([_showing(medium)])}
     before = len(everything)
     samples.train = [[s for s in source if not _uses(s, bad)] for source in samples.train]
     samples.validation = [s for s in samples.validation if not _uses(s, bad)]
@@ -99,14 +102,12 @@ def _apply_media_policy(samples: Samples, data: Data) -> None:
     samples.counts["dropped for bad media"] = before - after
 
 
-def _probe(path: Path) -> Sample:
-    from cotune.messages import Image, question_answer
-
-    return question_answer(str(path), "", "", media=[Image(path)])
+def _showing(medium: Image | Audio) -> Sample:
+    return question_answer("", "", "", media=[medium])
 
 
-def _uses(sample: Sample, bad: set[Path]) -> bool:
-    return any(medium.path in bad for medium in sample.media)
+def _uses(sample: Sample, bad: set[Image | Audio]) -> bool:
+    return not bad.isdisjoint(sample.media)
 
 
 def without_media(sample: Sample) -> Sample:
