@@ -82,6 +82,8 @@ class RunFolder:
         """
         if not self.recipe.exists():
             raise RunFolderError(f"{self.path} holds no run to resume; start it without --resume")
+        if self.result.exists():
+            raise RunFolderError(f"{self.path} is finished; score it again with: cotune evaluate {self.path}")
         before, now = load_recipe(self.recipe).model_dump(mode="json"), recipe.model_dump(mode="json")
         changed = _changed_keys(before, now)
         if changed:

@@ -64,14 +64,21 @@ def draw_gallery(predictions: Sequence[Prediction], file: Path) -> Path:
         axis = axes[index // columns][index % columns]
         with Image.open(item.media[0]) as picture:
             axis.imshow(picture.convert("RGB"))
-        answer = item.prediction if item.correct else f"{item.prediction}  (true: {item.reference})"
-        axis.set_title(textwrap.fill(item.question, 26), fontsize=10)
+        said = _printable(item.prediction)
+        answer = said if item.correct else f"{said}  (true: {_printable(item.reference)})"
+        axis.set_title(textwrap.fill(_printable(item.question), 26), fontsize=10)
         axis.text(
             0.5, -0.05, answer, transform=axis.transAxes, ha="center", va="top", fontsize=12, weight="bold",
             color="#2a7f3f" if item.correct else "#c44e52",
         )  # fmt: skip
     figure.savefig(file, dpi=110)
     return file
+
+
+def _printable(text: str, longest: int = 60) -> str:
+    """Return text a figure can show: no control characters, no formulas, not too long."""
+    shown = "".join(character if character.isprintable() else " " for character in text).replace("$", r"\$")
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -61,18 +61,39 @@ def read_samples(data: Data, seed: int, *, test_limit: int | None = None) -> Sam
         result.validation += held_out
     for source in data.test:
         result.test += _read(source, result.counts).samples
-    if test_limit is not None:
-        result.test = result.test[:test_limit]
-    _apply_media_policy(result, data)
-    if data.blank_media:
-        result.train = [[without_media(sample) for sample in source] for source in result.train]
-        result.validation = [without_media(sample) for sample in result.validation]
-        result.test = [without_media(sample) for sample in result.test]
+    result.test = result.test[:test_limit]
+    _finish(result, data)
     empty = [source.path for source, samples in zip(data.train, result.train, strict=True) if not samples]
     if empty:
         raise DataError("no training samples are left", [f"{path}: lower data.validation_share" for path in empty])
-    result.counts |= Counter(train=len(result.all_train), validation=len(result.validation), test=len(result.test))
     return result
+
+
+def read_test(data: Data, *, limit: int | None = None) -> Samples:
+    """Return the test samples alone, as `read_samples` would.
+
+    Raises:
+        DataError: when the recipe names no test source, or naming every faulty line, sample and picture.
+    """
+    if not data.test:
+        raise DataError("nothing to score", ["data.test: the recipe names no test source"])
+    result = Samples([], [], [])
+    for source in data.test:
+        result.test += _read(source, result.counts).samples
+    result.test = result.test[:limit]
+    _finish(result, data)
+    return result
+
+
+def _finish(samples: Samples, data: Data) -> None:
+    """Apply the recipe's policies on media, and count what is left."""
+    _apply_media_policy(samples, data)
+    if data.blank_media:
+        samples.train = [[without_media(sample) for sample in source] for source in samples.train]
+        samples.validation = [without_media(sample) for sample in samples.validation]
+        samples.test = [without_media(sample) for sample in samples.test]
+    kinds = {"train": samples.all_train, "validation": samples.validation, "test": samples.test}
+    samples.counts |= Counter({name: len(found) for name, found in kinds.items()})
 
 
 def _read(source: Source, counts: Counter[str]) -> SourceSamples:
