@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,19 @@ def test_recipes_are_listed_and_copied(tmp_path: Path, capsys: pytest.CaptureFix
     assert load_recipe(target).name == "own-model"
     assert run("recipes", "cp", "own-model", str(target)) == 1
     assert run("recipes", "cp", "own", str(tmp_path / "other.yaml")) == 1
+
+
+def test_a_full_disk_is_said_without_a_traceback(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cotune.trace.Trace.write", full)
+    assert run("train", str(recipe_file)) == 1
+    printed = capsys.readouterr().err
+    assert "disk is full" in printed
+    assert "Traceback" not in printed
 
 
 def test_an_interrupt_before_training_is_no_traceback(

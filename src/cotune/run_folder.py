@@ -43,17 +43,17 @@ class RunFolder:
         """What `--resume` goes on from."""
         return self.path / "snapshots"
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the folder and write the resolved recipe.
-
-        Raises:
-            RunFolderError: when the folder holds a run already, or cannot be written.
-        """
+    def check_free(self) -> None:
+        """Raise RunFolderError when the folder holds something already."""
         if self.path.exists() and any(self.path.iterdir()):
             raise RunFolderError(
                 f"{self.path} exists already. Go on with it by --resume, replace it by --overwrite, or choose another "
                 "folder by output=FOLDER"
             )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and write the resolved recipe; raises RunFolderError when it is taken or not writable."""
+        self.check_free()
         self._write(self.recipe, recipe.to_yaml())
 
     def clear(self) -> None:

@@ -96,6 +96,17 @@ def test_a_bad_picture_is_refused_before_any_weight_is_loaded(root: Path, monkey
         train(tiny_recipe(root), console())
 
 
+def test_a_run_that_could_not_start_leaves_no_folder_behind(root: Path) -> None:
+    picture = root / "train" / "images" / "3.png"
+    good = picture.read_bytes()
+    picture.write_bytes(b"not a picture")
+    with pytest.raises(DataError):
+        train(tiny_recipe(root), console())
+    assert not (root / "run").exists()
+    picture.write_bytes(good)
+    assert train(tiny_recipe(root), console())["steps"] == 6
+
+
 def test_a_bad_picture_can_be_left_out_and_is_counted(root: Path) -> None:
     (root / "train" / "images" / "3.png").write_bytes(b"not a picture")
     counts = train(tiny_recipe(root, "data.bad_media=drop"), console())["counts"]

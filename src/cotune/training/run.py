@@ -107,9 +107,12 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False) -> dict[str
     if resume:
         run.check_resume(recipe)
     else:
-        run.create(recipe)
+        run.check_free()
     started = time.monotonic()
     prepared = prepare_training(recipe, console)
+    if not resume:
+        # Made only now: a run that could not start leaves no folder in the way of the next try.
+        run.create(recipe)
     batches = make_batches(recipe, prepared.samples, prepared.model)
     loop = TrainingLoop(recipe, prepared.model, batches, prepared.load_media, run, console)
     if resume and loop.resume():
