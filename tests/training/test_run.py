@@ -11,6 +11,7 @@ from rich.console import Console
 from cotune.errors import CheckpointError, DataError, ModelError, RecipeError, RunFolderError
 from cotune.evaluation.tasks import read_predictions
 from cotune.model.loading import load_tuned
+from cotune.recipe import parse_recipe
 from cotune.run_folder import RunFolder, open_run
 from cotune.trace import read_trace
 from cotune.training.baselines import CHANGES, baseline_recipe, result_table, run_baselines
@@ -202,17 +203,38 @@ def test_text_stays_the_base_model_in_hard_routing_but_not_with_lora(root: Path)
 
 
 def test_no_recipe_key_is_needed_beyond_the_smallest_text_only_recipe(root: Path) -> None:
-    chat = root / "chat.jsonl"
-    turn = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
-    chat.write_text("\n".join(json.dumps(turn | {"id": str(number)}) for number in range(20)))
     recipe = tiny_recipe(root, "model.llm.routing.text=trained", "evaluation.task=exact-match")
     content = recipe.model_dump(mode="json")
     content["model"]["encoders"] = {}
     content["components"]["vision"]["tune"] = "frozen"
-    content["data"] = {"train": [{"path": str(chat)}]}
-    from cotune.recipe import parse_recipe
-
+    content["data"] = {"train": [{"path": str(chat_file(root, 20))}]}
     assert train(parse_recipe(content), console())["steps"] == 6
+
+
+def chat_file(root: Path, samples: int) -> Path:
+    turn = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    file = root / "chat.jsonl"
+    file.write_text("\n".join(json.dumps(turn | {"id": str(number)}) for number in range(samples)))
+    return file
+
+
+def test_text_beside_a_frozen_text_path_is_refused_as_a_source_of_its_own(root: Path) -> None:
+    content = tiny_recipe(root).model_dump(mode="json")
+    content["data"]["train"].append({"path": str(chat_file(root, 20))})
+    with pytest.raises(DataError, match=r"routing\.text=trained"):
+        train(parse_recipe(content), console())
+
+
+def test_text_mixed_with_pictures_trains_an_expert_of_its_own(root: Path) -> None:
+    content = tiny_recipe(root, "model.llm.routing.text=trained", "training.steps=12").model_dump(mode="json")
+    content["data"]["train"].append({"path": str(chat_file(root, 20))})
+    recipe = parse_recipe(content)
+    assert "text-only, left out of training" not in train(recipe, console())["counts"]
+    model = load_tuned(recipe, RunFolder(recipe.folder).adapter)
+    assert model.adapters is not None
+    experts = model.adapters.site_adapters[0].up.detach()
+    assert experts.shape[0] == 2
+    assert all(expert.any() for expert in experts)
 
 
 def test_a_recipe_error_is_raised_before_the_run_folder_is_made(root: Path) -> None:

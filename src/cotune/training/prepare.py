@@ -17,7 +17,7 @@ from cotune.data.drawing import Drawer
 from cotune.data.media import check_media, load_image
 from cotune.data.sources import SourceSamples, read_source, split_by_media
 from cotune.errors import DataError
-from cotune.messages import MEDIA_OF_PART, Message, Sample
+from cotune.messages import MEDIA_OF_PART, TEXT, Message, Sample
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
@@ -67,6 +67,30 @@ def read_samples(data: Data, seed: int, *, test_limit: int | None = None) -> Sam
     if empty:
         raise DataError("no training samples are left", [f"{path}: lower data.validation_share" for path in empty])
     return result
+
+
+def leave_out_frozen_text(samples: Samples, recipe: Recipe) -> None:
+    """Take text-only samples out of training, counted, when the text path is the frozen base model.
+
+    Nothing on their way learns; a batch of them alone would have no gradient at all.
+
+    Raises:
+        DataError: when a training source holds nothing else.
+    """
+    llm = recipe.model.llm
+    frozen_text = recipe.components.llm.tune == "adapters" and llm.routing.mode == "hard" and llm.routing.text == "base"
+    if not frozen_text and recipe.components.llm.tune != "frozen":
+        return
+    before = len(samples.all_train)
+    samples.train = [[sample for sample in source if sample.modality != TEXT] for source in samples.train]
+    if len(samples.all_train) == before:
+        return
+    samples.counts["text-only, left out of training"] = before - len(samples.all_train)
+    samples.counts["train"] = len(samples.all_train)
+    empty = [source.path for source, kept in zip(recipe.data.train, samples.train, strict=True) if not kept]
+    if empty:
+        advice = "it is text only, and the text path is frozen; set model.llm.routing.text=trained to learn from it"
+        raise DataError("sources that nothing can be learned from", [f"{path}: {advice}" for path in empty])
 
 
 def read_test(data: Data, *, limit: int | None = None) -> Samples:

@@ -31,6 +31,7 @@ from cotune.trace import Trace, read_trace, truncate_trace
 from cotune.training.loop import TrainingLoop, component_rows
 from cotune.training.prepare import (
     Samples,
+    leave_out_frozen_text,
     make_batches,
     prepare_media,
     read_samples,
@@ -75,6 +76,7 @@ def prepare_training(recipe: Recipe, console: Console) -> Prepared:
     check_task(recipe.evaluation.task)
     make_rule(recipe.coordination.rule, **recipe.coordination.options)
     samples = read_samples(recipe.data, recipe.seed, test_limit=recipe.evaluation.limit)
+    leave_out_frozen_text(samples, recipe)
     prepared = _prepare(recipe, samples, console)
     train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
     standardize_connector(prepared.model, prepared.load_media, train)
