@@ -20,7 +20,7 @@ from cotune.coordination.coordinator import Coordinator
 from cotune.coordination.schedules import make_rule
 from cotune.data.batching import Batches
 from cotune.data.collate import Batch, LoadMedia, collate
-from cotune.errors import CheckpointError, CotuneError
+from cotune.errors import STOPPED, CheckpointError, CotuneError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
 from cotune.recipe import Recipe
@@ -38,7 +38,7 @@ Evaluate = Callable[[], dict[str, float | None]]
 class InterruptedRunError(CotuneError):
     """The user stopped the run; its snapshot is kept."""
 
-    exit_code = 130
+    exit_code = STOPPED
 
 
 @dataclass
