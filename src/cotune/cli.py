@@ -162,13 +162,18 @@ def _finish(run: RunFolder, console: Console) -> None:
 
 def main() -> None:
     """Run the command line; an expected error prints its text and sets the exit status."""
-    from cotune.errors import CotuneError
+    from cotune.errors import STOPPED, CotuneError, describe_write_error
 
     try:
         app()
     except CotuneError as error:
-        typer.echo(f"error: {error}", err=True)
+        stopped = error.exit_code == STOPPED
+        typer.echo(str(error) if stopped else f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{describe_write_error(error)}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
-        sys.exit(130)
+        sys.exit(STOPPED)

@@ -9,6 +9,10 @@ from difflib import get_close_matches
 SHOWN_PROBLEMS = 20
 
 
+# What a shell reports for a program ended by Ctrl-C.
+STOPPED = 130
+
+
 class CotuneError(Exception):
     """An expected failure; commands print its text without a traceback and exit with `exit_code`."""
 

@@ -145,12 +145,12 @@ class Balance(Part):
 class Conversation(Part):
     """Joins up to `turns` samples about the same media into one conversation, drawn anew every time.
 
-    Earlier answers then stand in the text, from which the later questions are easier to learn; the `single` share of
-    draws stays one question, so that answering from the media alone is practised too.
+    Earlier answers then stand in the text, from which the later questions are easier to learn; the first question of
+    each is still answered from the media alone. The `single` share of draws stays one question.
     """
 
     turns: Annotated[int, Field(ge=2)]
-    single: Share = 0.25
+    single: Share = 0.0
 
 
 class Source(Part):

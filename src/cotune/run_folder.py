@@ -44,17 +44,17 @@ class RunFolder:
         """What `--resume` goes on from."""
         return self.path / "snapshots"
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the folder and write the resolved recipe.
-
-        Raises:
-            RunFolderError: when the folder holds a run already, or cannot be written.
-        """
+    def check_free(self) -> None:
+        """Raise RunFolderError when the folder holds something already."""
         if self._holds_something():
             raise RunFolderError(
                 f"{self.path} exists already. Go on with it by --resume, replace it by --overwrite, or choose another "
                 "folder by output=FOLDER"
             )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and write the resolved recipe; raises RunFolderError when it is taken or not writable."""
+        self.check_free()
         write_whole(self.recipe, recipe.to_yaml())
 
     def clear(self) -> None:
@@ -86,6 +86,8 @@ class RunFolder:
         """
         if not self.recipe.exists():
             raise RunFolderError(f"{self.path} holds no run to resume; start it without --resume")
+        if self.result.exists():
+            raise RunFolderError(f"{self.path} is finished; score it again with: cotune evaluate {self.path}")
         before, now = load_recipe(self.recipe).model_dump(mode="json"), recipe.model_dump(mode="json")
         changed = _changed_keys(before, now)
         if changed:

@@ -18,9 +18,11 @@ from cotune.recipe import Data, Recipe
 from cotune.training import prepare
 from cotune.training.prepare import (
     Samples,
+    leave_out_frozen_text,
     make_batches,
     prepare_media,
     read_samples,
+    read_test,
     standardize_connector,
     without_media,
 )
@@ -100,6 +102,45 @@ def test_the_test_limit_takes_the_first_questions(tiny_root):
     whole, cut = read_samples(data(tiny_root), 0), read_samples(data(tiny_root), 0, test_limit=5)
     assert cut.test == whole.test[:5]
     assert cut.counts["test"] == 5
+
+
+def test_the_test_samples_alone_are_those_read_with_the_rest(root):
+    spoil(root, "test", 1)
+    shared = data(root, bad_media="drop", blank_media=True)
+    alone, whole = read_test(shared, limit=9), read_samples(shared, 0, test_limit=9)
+    assert alone.test == whole.test and len(alone.test) == 5
+    assert (alone.all_train, alone.validation) == ([], [])
+    assert (alone.counts["test"], alone.counts["dropped for bad media"]) == (5, 4)
+
+
+def test_a_recipe_without_a_test_source_has_nothing_to_score(tiny_root):
+    with pytest.raises(DataError, match=r"data\.test: the recipe names no test source"):
+        read_test(data(tiny_root, test=[]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left_out"),
+    [
+        ([], 1),
+        (["components.llm.tune=frozen"], 1),
+        (["components.llm.tune=lora"], 0),
+        (["model.llm.routing.text=trained"], 0),
+        (["model.llm.routing.mode=soft"], 0),
+    ],
+)
+def test_text_is_left_out_and_counted_where_the_text_path_does_not_learn(tiny_root, overrides, left_out):
+    recipe = tiny_recipe(tiny_root, *overrides)
+    seen = question_answer("seen", "q", "a", media=[Image(Path("a.png"))])
+    samples = Samples([[seen, question_answer("read", "q", "a")]], [], [])
+    leave_out_frozen_text(samples, recipe)
+    assert [sample.id for sample in samples.all_train] == ["seen", "read"][: 2 - left_out]
+    assert samples.counts["text-only, left out of training"] == left_out
+
+
+def test_a_source_of_text_alone_is_an_error_where_the_text_path_does_not_learn(tiny_root):
+    samples = Samples([[question_answer("read", "q", "a")]], [], [])
+    with pytest.raises(DataError, match="it is text only, and the text path is frozen"):
+        leave_out_frozen_text(samples, tiny_recipe(tiny_root))
 
 
 def test_pictures_are_listed_once_each(tiny_root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,25 +54,36 @@ def choose(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
 
 def draw_gallery(predictions: Sequence[Prediction], file: Path) -> Path:
     """Draw pictures with question, answer and, where it differs, the reference."""
-    from PIL import Image
-
     columns = min(4, len(predictions))
     rows = -(-len(predictions) // columns)
-    figure, axes = _figure(rows, columns, (2.6 * columns, 3.1 * rows))
-    for axis in (axis for row in axes for axis in row):
+    figure, axes = _figure(rows, columns, (2.6 * columns, 3.2 * rows))
+    panels = [axis for row in axes for axis in row]
+    for axis, item in zip(panels, predictions, strict=False):
+        _draw_answer(axis, item)
+    for axis in panels[len(predictions) :]:
         axis.axis("off")
-    for index, item in enumerate(predictions):
-        axis = axes[index // columns][index % columns]
-        with Image.open(item.media[0]) as picture:
-            axis.imshow(picture.convert("RGB"))
-        answer = item.prediction if item.correct else f"{item.prediction}  (true: {item.reference})"
-        axis.set_title(textwrap.fill(item.question, 26), fontsize=10)
-        axis.text(
-            0.5, -0.05, answer, transform=axis.transAxes, ha="center", va="top", fontsize=12, weight="bold",
-            color="#2a7f3f" if item.correct else "#c44e52",
-        )  # fmt: skip
     figure.savefig(file, dpi=110)
     return file
+
+
+def _draw_answer(axis: Any, item: Prediction) -> None:
+    from PIL import Image
+
+    with Image.open(item.media[0]) as picture:
+        axis.imshow(picture.convert("RGB"))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    said = _printable(item.prediction)
+    answer = said if item.correct else f"{said}  (true: {_printable(item.reference)})"
+    axis.set_title(textwrap.fill(_printable(item.question), 26), fontsize=10)
+    axis.set_xlabel(answer, fontsize=12, weight="bold", color="#2a7f3f" if item.correct else "#c44e52")
+
+
+def _printable(text: str, longest: int = 60) -> str:
+    """Return text a figure can show: no control characters, no formulas, not too long."""
+    shown = "".join(character if character.isprintable() else " " for character in text).replace("$", r"\$")
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
@@ -118,9 +130,9 @@ def _draw_by_component(axis: Any, steps: Sequence[Row], key: str, title: str) ->
 
 
 def _spread(items: Sequence[Prediction], count: int) -> list[Prediction]:
-    """Return up to `count` items at even distances, no two about one picture."""
-    distinct = list({item.media[0]: item for item in items}.values())
-    if not distinct or count < 1:
-        return []
-    step = max(1, len(distinct) // count)
-    return distinct[::step][:count]
+    """Return up to `count` items in a fixed shuffled order, no two about one picture."""
+    shuffled = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+    distinct: dict[str, Prediction] = {}
+    for item in shuffled:
+        distinct.setdefault(item.media[0], item)
+    return list(distinct.values())[: max(count, 0)]

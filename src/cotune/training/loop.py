@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +20,7 @@ from cotune.coordination.coordinator import Coordinator
 from cotune.coordination.schedules import make_rule
 from cotune.data.batching import Batches
 from cotune.data.collate import Batch, LoadMedia, collate
-from cotune.errors import CheckpointError, CotuneError
+from cotune.errors import STOPPED, CheckpointError, CotuneError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
 from cotune.recipe import Recipe
@@ -35,7 +38,7 @@ Evaluate = Callable[[], dict[str, float | None]]
 class InterruptedRunError(CotuneError):
     """The user stopped the run; its snapshot is kept."""
 
-    exit_code = 130
+    exit_code = STOPPED
 
 
 @dataclass
@@ -92,26 +95,32 @@ class TrainingLoop:
         return True
 
     def run(self, trace: Trace, evaluate: Evaluate | None = None) -> None:
-        """Train until the recipe's last step; Ctrl-C keeps a snapshot and raises InterruptedRunError."""
-        settings = self.recipe.training
+        """Train until the recipe's last step; Ctrl-C ends the step, keeps a snapshot, raises InterruptedRunError."""
+        steps = self.recipe.training.steps
         self.model.train()
         watched = {name: part.snapshot() for name, part in self.components.items() if part.trainable}
-        with progress(self.console, "Tuning", settings.steps, "steps") as advance:
+        with progress(self.console, "Tuning", steps, "steps") as advance, _asked_to_stop() as stop:
             advance(self.step)
-            try:
-                while self.step < settings.steps:
-                    row = self._one_step()
-                    trace.write("step", self.step, **row)
-                    advance(1, f"loss {self._recent_loss():.3f}")
-                    if self.step == min(_CHECK_AFTER, settings.steps):
-                        self._check_moved(watched, trace)
-                        watched = {}
-                    if evaluate is not None and self.step % settings.evaluate_every == 0 and self.step < settings.steps:
-                        self._evaluate(evaluate, trace)
-                    if self.step % settings.snapshot_every == 0 and self.step < settings.steps:
-                        self._snapshot()
-            except KeyboardInterrupt:
-                raise self._interrupted() from None
+            while self.step < steps:
+                trace.write("step", self.step + 1, **self._one_step())
+                advance(1, f"loss {self._recent_loss():.3f}")
+                if watched and self.step >= min(_CHECK_AFTER, steps):
+                    self._check_moved(watched, trace)
+                    watched = {}
+                if self.step < steps:
+                    self._between_steps(trace, evaluate, stop)
+        # A run that is stopped while it is scored need not be tuned again.
+        self._snapshot()
+
+    def _between_steps(self, trace: Trace, evaluate: Evaluate | None, stop: Event) -> None:
+        """Leave when asked to, and evaluate and keep a snapshot when it is time."""
+        settings = self.recipe.training
+        if stop.is_set():
+            raise self._interrupted()
+        if evaluate is not None and self.step % settings.evaluate_every == 0:
+            self._evaluate(evaluate, trace)
+        if self.step % settings.snapshot_every == 0:
+            self._snapshot()
 
     def _one_step(self) -> dict[str, Any]:
         """Take one optimiser step and return what the trace keeps of it."""
@@ -192,13 +201,34 @@ class TrainingLoop:
         )
 
     def _interrupted(self) -> InterruptedRunError:
-        if not self.step:
-            return InterruptedRunError("Stopped before the first step; nothing was learned yet.")
         self._snapshot()
         return InterruptedRunError(
             f"Stopped after step {self.step} of {self.recipe.training.steps}; everything is kept in "
             f"{self.run_folder.snapshots}. Go on with: cotune train {self.run_folder.recipe} --resume"
         )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Event]:
+    """Yield an event that the first Ctrl-C sets; a second one stops at once.
+
+    A step is thus never cut in half: a snapshot of a half-updated model would not resume to the same run.
+    """
+    stop = Event()
+    if current_thread() is not main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _rate(recipe: Recipe, component: str) -> float:

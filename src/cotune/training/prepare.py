@@ -17,7 +17,7 @@ from cotune.data.drawing import Drawer
 from cotune.data.media import check_media, load_image
 from cotune.data.sources import SourceSamples, read_source, split_by_media
 from cotune.errors import DataError
-from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Sample, question_answer
+from cotune.messages import MEDIA_OF_PART, TEXT, Audio, Image, Message, Sample, question_answer
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
@@ -61,20 +61,65 @@ def read_samples(data: Data, seed: int, *, test_limit: int | None = None) -> Sam
         result.validation += held_out
     for source in data.test:
         result.test += _read(source, result.counts).samples
-    if test_limit is not None:
-        result.test = result.test[:test_limit]
-    _apply_media_policy(result, data)
-    if data.blank_media:
-        result.train = [[without_media(sample) for sample in source] for source in result.train]
-        result.validation = [without_media(sample) for sample in result.validation]
-        result.test = [without_media(sample) for sample in result.test]
+    result.test = result.test[:test_limit]
+    _finish(result, data)
     empty = [source.path for source, samples in zip(data.train, result.train, strict=True) if not samples]
     if empty:
         raise DataError(
             "no training samples are left", [f"{path}: lower data.validation_share or mend its media" for path in empty]
         )
-    result.counts.update(train=len(result.all_train), validation=len(result.validation), test=len(result.test))
     return result
+
+
+def leave_out_frozen_text(samples: Samples, recipe: Recipe) -> None:
+    """Take text-only samples out of training, counted, when the text path is the frozen base model.
+
+    Nothing on their way learns; a batch of them alone would have no gradient at all.
+
+    Raises:
+        DataError: when a training source holds nothing else.
+    """
+    llm = recipe.model.llm
+    frozen_text = recipe.components.llm.tune == "adapters" and llm.routing.mode == "hard" and llm.routing.text == "base"
+    if not frozen_text and recipe.components.llm.tune != "frozen":
+        return
+    before = len(samples.all_train)
+    samples.train = [[sample for sample in source if sample.modality != TEXT] for source in samples.train]
+    if len(samples.all_train) == before:
+        return
+    samples.counts["text-only, left out of training"] = before - len(samples.all_train)
+    samples.counts["train"] = len(samples.all_train)
+    empty = [source.path for source, kept in zip(recipe.data.train, samples.train, strict=True) if not kept]
+    if empty:
+        advice = "it is text only, and the text path is frozen; set model.llm.routing.text=trained to learn from it"
+        raise DataError("sources that nothing can be learned from", [f"{path}: {advice}" for path in empty])
+
+
+def read_test(data: Data, *, limit: int | None = None) -> Samples:
+    """Return the test samples alone, as `read_samples` would.
+
+    Raises:
+        DataError: when the recipe names no test source, or naming every faulty line, sample and picture.
+    """
+    if not data.test:
+        raise DataError("nothing to score", ["data.test: the recipe names no test source"])
+    result = Samples([], [], [])
+    for source in data.test:
+        result.test += _read(source, result.counts).samples
+    result.test = result.test[:limit]
+    _finish(result, data)
+    return result
+
+
+def _finish(samples: Samples, data: Data) -> None:
+    """Apply the recipe's policies on media, and count what is left."""
+    _apply_media_policy(samples, data)
+    if data.blank_media:
+        samples.train = [[without_media(sample) for sample in source] for source in samples.train]
+        samples.validation = [without_media(sample) for sample in samples.validation]
+        samples.test = [without_media(sample) for sample in samples.test]
+    kinds = {"train": samples.all_train, "validation": samples.validation, "test": samples.test}
+    samples.counts.update({name: len(found) for name, found in kinds.items()})
 
 
 def _read(source: Source, counts: Counter[str]) -> SourceSamples:

@@ -11,7 +11,7 @@ from cotune.training.catalogue import find_recipe
 from cotune.training.run import train
 
 ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa")
-LONG = ("name=quickstart-long", "training.steps=1000")
+LONG = ("name=quickstart-long", "training.steps=800")
 
 
 def run_quickstart(console: Console, *, full: bool, long: bool, seed: int, output: str | None) -> RunFolder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from cotune.coordination.schedules import make_rule
 from cotune.data.collate import LoadMedia
 from cotune.evaluation.priors import majority, question_only
 from cotune.evaluation.retention import text_retention
@@ -27,7 +29,15 @@ from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder, open_run
 from cotune.trace import Trace, read_trace, truncate_trace
 from cotune.training.loop import TrainingLoop, component_rows
-from cotune.training.prepare import Samples, make_batches, prepare_media, read_samples, standardize_connector
+from cotune.training.prepare import (
+    Samples,
+    leave_out_frozen_text,
+    make_batches,
+    prepare_media,
+    read_samples,
+    read_test,
+    standardize_connector,
+)
 
 ACCURACIES = ("accuracy", "open_accuracy", "yes_no_accuracy")
 BASELINES = ("majority", "question_only", "text_only", "connector_only", "random_encoder", "lora")
@@ -58,22 +68,35 @@ class Prepared:
         return score(settings.task, predictions), predictions
 
 
-def prepare(recipe: Recipe, console: Console, *, fresh: bool = True) -> Prepared:
-    """Return the model and data of a recipe; `fresh` sets the connector's statistics from the training pictures.
+def prepare_training(recipe: Recipe, console: Console) -> Prepared:
+    """Return the fresh model and the data of a recipe.
 
     Data are read and checked before any weight is loaded: a bad line costs seconds, not a download.
     """
     check_task(recipe.evaluation.task)
+    make_rule(recipe.coordination.rule, **recipe.coordination.options)
+    samples = read_samples(recipe.data, recipe.seed, test_limit=recipe.evaluation.limit)
+    leave_out_frozen_text(samples, recipe)
+    prepared = _prepare(recipe, samples, console)
+    train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
+    standardize_connector(prepared.model, prepared.load_media, train)
+    return prepared
+
+
+def prepare_scoring(run: RunFolder, recipe: Recipe, console: Console) -> Prepared:
+    """Return a finished run's model and its test data."""
+    check_task(recipe.evaluation.task)
+    prepared = _prepare(recipe, read_test(recipe.data, limit=recipe.evaluation.limit), console)
+    load_checkpoint(prepared.model, run.adapter)
+    return prepared
+
+
+def _prepare(recipe: Recipe, samples: Samples, console: Console) -> Prepared:
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
-    samples = read_samples(recipe.data, recipe.seed, test_limit=recipe.evaluation.limit)
     with console.status("Loading models"):
         model = build_model(recipe)
-    load_media = prepare_media(model, samples.media_paths(), console)
-    if fresh:
-        train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
-        standardize_connector(model, load_media, train)
-    return Prepared(recipe, model, samples, load_media, console)
+    return Prepared(recipe, model, samples, prepare_media(model, samples.media_paths(), console), console)
 
 
 def train(recipe: Recipe, console: Console, *, resume: bool = False) -> dict[str, Any]:
@@ -86,9 +109,12 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False) -> dict[str
     if resume:
         run.check_resume(recipe)
     else:
-        run.create(recipe)
+        run.check_free()
     started = time.monotonic()
-    prepared = prepare(recipe, console)
+    prepared = prepare_training(recipe, console)
+    if not resume:
+        # Made only now: a run that could not start leaves no folder in the way of the next try.
+        run.create(recipe)
     batches = make_batches(recipe, prepared.samples, prepared.model)
     loop = TrainingLoop(recipe, prepared.model, batches, prepared.load_media, run, console)
     if resume and loop.resume():
@@ -106,14 +132,8 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False) -> dict[str
         result["wall_seconds"] = round(time.monotonic() - started, 1)
         trace.write("end", loop.step, wall_seconds=result["wall_seconds"])
     run.write_result(result)
+    shutil.rmtree(run.snapshots, ignore_errors=True)  # nothing is left to resume
     return result
-
-
-def open_prepared(run: RunFolder, recipe: Recipe, console: Console) -> Prepared:
-    """Return a finished run's model and data, its adapter loaded."""
-    prepared = prepare(recipe, console, fresh=False)
-    load_checkpoint(prepared.model, run.adapter)
-    return prepared
 
 
 def evaluate_run(folder: RunFolder, console: Console, *, limit: int | None = None) -> Scores:
@@ -121,7 +141,7 @@ def evaluate_run(folder: RunFolder, console: Console, *, limit: int | None = Non
     run, recipe = open_run(folder.path)
     if limit is not None:
         recipe.evaluation.limit = limit
-    prepared = open_prepared(run, recipe, console)
+    prepared = prepare_scoring(run, recipe, console)
     scores, predictions = prepared.evaluate(prepared.samples.test, "Scoring the test set")
     write_predictions(run.path / "predictions.jsonl", predictions)
     return scores

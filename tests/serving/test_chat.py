@@ -1,0 +1,102 @@
+"""The terminal chat: streamed answers, pictures, mistakes that are said and not fatal."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cotune.errors import DataError, ModelError
+from cotune.model.loading import build_model
+from cotune.serving.chat import Chat, answer_once, talk
+from tests.tiny import tiny_recipe
+
+
+@pytest.fixture
+def chat(root: Path) -> Chat:
+    return Chat(build_model(tiny_recipe(root)).eval(), max_new_tokens=4)
+
+
+@pytest.fixture
+def picture(root: Path) -> Path:
+    return root / "train" / "images" / "0.png"
+
+
+def converse(chat: Chat, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    output = StringIO()
+    console = Console(file=output, width=200)
+    waiting = iter(lines)
+
+    def typed(*_: object, **__: object) -> str:
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(console, "input", typed)
+    talk(chat, console)
+    return output.getvalue()
+
+
+def test_the_modality_shifts_with_a_picture_and_back_with_a_reset(chat: Chat, picture: Path) -> None:
+    "".join(chat.ask("hello"))
+    assert chat.modality == "text"
+    chat.show(picture)
+    "".join(chat.ask("what is it?"))
+    assert chat.modality == "image"
+    "".join(chat.ask("and now?"))
+    assert chat.modality == "image"
+    assert [message.role for message in chat.messages] == ["user", "assistant"] * 3
+    chat.reset()
+    assert chat.modality == "text"
+
+
+def test_the_picture_changes_the_answer_and_text_alone_is_the_base_model(chat: Chat, picture: Path) -> None:
+    text = "".join(chat.ask("what color is the shape?"))
+    assert chat.model.adapters is not None
+    for adapter in chat.model.adapters.site_adapters:
+        adapter.up.data.normal_()
+    chat.reset()
+    assert "".join(chat.ask("what color is the shape?")) == text
+    chat.reset()
+    chat.show(picture)
+    assert "".join(chat.ask("what color is the shape?")) != text
+
+
+def test_streamed_pieces_join_to_the_answer_kept_in_the_conversation(chat: Chat) -> None:
+    pieces = list(chat.ask("hello"))
+    assert "".join(pieces).strip() == chat.messages[-1].text
+
+
+def test_an_unreadable_picture_is_an_error_before_the_question(chat: Chat, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        chat.show(bad)
+    assert chat.waiting == []
+
+
+def test_a_model_without_an_encoder_says_so(chat: Chat, picture: Path) -> None:
+    chat.model.encoder = None
+    with pytest.raises(ModelError, match="without an image encoder"):
+        chat.show(picture)
+
+
+def test_a_conversation_survives_mistakes(chat: Chat, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["/image /nowhere.png", "/dance", "", f"/image {picture}", "hi", "/quit", "never"]
+    said = converse(chat, lines, monkeypatch)
+    assert "/nowhere.png" in said
+    assert "no command /dance" in said
+    assert "answered by the image path" in said
+    assert len(chat.messages) == 2
+
+
+def test_the_end_of_input_ends_the_conversation(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "/reset" in converse(chat, [], monkeypatch)
+
+
+def test_one_answer_is_printed_without_markup(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chat, "ask", lambda self, question: iter(["[red]", "x[/red]"]))
+    output = StringIO()
+    answer_once(chat, Console(file=output), "?")
+    assert output.getvalue() == "[red]x[/red]\n"

@@ -1,0 +1,191 @@
+"""The loop: resumes to the bit, stops between steps, says what did not learn, refuses a broken loss."""
+
+import json
+import os
+import signal
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from cotune.errors import CheckpointError, CotuneError
+from cotune.model.checkpoint import saved_tensors
+from cotune.recipe import Recipe
+from cotune.run_folder import RunFolder
+from cotune.trace import Trace, read_trace
+from cotune.training.loop import InterruptedRunError, TrainingLoop
+from cotune.training.prepare import make_batches
+from cotune.training.run import prepare_training
+from tests.tiny import tiny_recipe
+
+
+def make_loop(recipe: Recipe) -> TrainingLoop:
+    console = Console(file=StringIO())
+    prepared = prepare_training(recipe, console)
+    batches = make_batches(recipe, prepared.samples, prepared.model)
+    return TrainingLoop(recipe, prepared.model, batches, prepared.load_media, RunFolder(recipe.folder), console)
+
+
+def run(loop: TrainingLoop) -> None:
+    with Trace(loop.run_folder.trace) as trace:
+        loop.run(trace)
+
+
+def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in saved_tensors(loop.model).items()}
+
+
+def printed(loop: TrainingLoop) -> str:
+    file = loop.console.file
+    assert isinstance(file, StringIO)
+    return " ".join(file.getvalue().split())
+
+
+@pytest.mark.parametrize("tune", ["adapters", "lora"])
+def test_two_runs_are_equal_to_the_bit_and_the_loss_falls(root: Path, tune: str) -> None:
+    overrides = ("training.steps=30", f"components.llm.tune={tune}", "components.connector.rate=0.02")
+    first, second = (make_loop(tiny_recipe(root, *overrides, f"output={root}/{name}")) for name in "ab")
+    run(first)
+    run(second)
+    assert all(tensor.equal(weights(second)[name]) for name, tensor in weights(first).items())
+    losses = [row["loss"] for row in read_trace(first.run_folder.trace, "step")]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+@pytest.mark.parametrize("stop_after", [3, 4])
+def test_a_resumed_run_ends_with_the_same_bits_as_one_never_stopped(root: Path, stop_after: int) -> None:
+    dropout = "model.llm.adapters.dropout=0.3"  # so that the random state matters
+    whole = make_loop(tiny_recipe(root, dropout, "training.steps=8", f"output={root}/whole"))
+    run(whole)
+    recipe = tiny_recipe(root, dropout, "training.steps=8", f"training.snapshot_every={stop_after}")
+    cut = make_loop(recipe)
+    kill_after(cut, stop_after + 1)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(cut)
+    again = make_loop(recipe)
+    assert again.resume()
+    assert again.step == stop_after
+    run(again)
+    assert all(tensor.equal(weights(again)[name]) for name, tensor in weights(whole).items())
+    assert again.costs.tokens == whole.costs.tokens
+
+
+def kill_after(loop: TrainingLoop, step: int) -> None:
+    """Break the loop's next step once `step` is done, as a crash would."""
+    original = loop._one_step
+
+    def one_step() -> dict[str, Any]:
+        if loop.step == step:
+            raise RuntimeError("killed")
+        return original()
+
+    loop._one_step = one_step  # type: ignore[method-assign]
+
+
+def test_without_a_snapshot_there_is_nothing_to_resume(root: Path) -> None:
+    assert not make_loop(tiny_recipe(root)).resume()
+
+
+def test_ctrl_c_ends_the_step_keeps_a_snapshot_and_says_how_to_go_on(root: Path) -> None:
+    loop = make_loop(tiny_recipe(root, "training.steps=50", "training.snapshot_every=50"))
+    original = loop._one_step
+
+    def one_step() -> dict[str, Any]:
+        if loop.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # arrives while a step is under way
+        return original()
+
+    loop._one_step = one_step  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(InterruptedRunError, match=r"after step 3 of 50.*--resume") as caught:
+        run(loop)
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (loop.run_folder.snapshots / "step-3" / "adapter.safetensors").exists()
+    assert [row["step"] for row in read_trace(loop.run_folder.trace, "step")] == [1, 2, 3]
+
+
+def test_only_the_newest_snapshot_is_kept(root: Path) -> None:
+    loop = make_loop(tiny_recipe(root, "training.steps=8", "training.snapshot_every=2"))
+    run(loop)
+    assert [path.name for path in loop.run_folder.snapshots.iterdir()] == ["step-8"]
+
+
+def test_an_unfinished_snapshot_is_never_resumed_from(root: Path) -> None:
+    recipe = tiny_recipe(root, "training.snapshot_every=3")
+    run(make_loop(recipe))
+    newest = RunFolder(recipe.folder).snapshots / "step-7"
+    newest.mkdir()
+    (newest / "adapter.safetensors").write_bytes(b"half")
+    loop = make_loop(recipe)
+    assert loop.resume()
+    assert loop.step == 6
+
+
+def test_a_full_disk_at_a_snapshot_keeps_the_older_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe(root, "training.snapshot_every=2")
+    loop = make_loop(recipe)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    original = loop._one_step
+
+    def one_step() -> dict[str, Any]:
+        if loop.step == 2:
+            monkeypatch.setattr("cotune.training.snapshot.save_file", full)
+        return original()
+
+    loop._one_step = one_step  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError, match="disk is full"):
+        run(loop)
+    assert [path.name for path in loop.run_folder.snapshots.iterdir()] == ["step-2"]
+
+
+def test_a_component_that_does_not_move_is_named(root: Path) -> None:
+    # Blank media: no picture ever reaches the connector, although the recipe trains it.
+    loop = make_loop(tiny_recipe(root, "data.blank_media=true", "model.llm.routing.text=trained"))
+    run(loop)
+    moved = next(read_trace(loop.run_folder.trace, "moved"))["components"]
+    assert moved == {"vision": False, "connector": False, "llm": True}
+    assert "connector has not changed in 5 steps" in printed(loop)
+
+
+def test_every_component_moves_in_joint_training(root: Path) -> None:
+    loop = make_loop(tiny_recipe(root))
+    frozen = {name: tensor.clone() for name, tensor in loop.model.llm.state_dict().items()}
+    run(loop)
+    moved = next(read_trace(loop.run_folder.trace, "moved"))["components"]
+    assert moved == {"vision": True, "connector": True, "llm": True}
+    assert all(tensor.equal(frozen[name]) for name, tensor in loop.model.llm.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(root: Path) -> None:
+    loop = make_loop(tiny_recipe(root))
+    assert loop.model.connector is not None
+    with torch.no_grad():
+        loop.model.connector.output.bias.fill_(float("nan"))
+    before = weights(loop)["adapters.adapters.0.down"]
+    with pytest.raises(CheckpointError, match="the loss is nan at step 1"):
+        run(loop)
+    assert weights(loop)["adapters.adapters.0.down"].equal(before)
+
+
+def test_the_trace_holds_rates_norms_and_tokens_of_every_step(root: Path) -> None:
+    loop = make_loop(tiny_recipe(root, "components.llm.rate=0.002"))
+    run(loop)
+    rows = list(read_trace(loop.run_folder.trace, "step"))
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    assert rows[0]["rates"]["llm"] == pytest.approx(2 * rows[0]["rates"]["connector"])
+    assert all(row["gradient_norms"].keys() == {"vision", "connector", "llm"} for row in rows)
+    assert sum(row["tokens"] for row in rows) == loop.costs.tokens
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_nothing_to_train_is_said_before_the_first_step(root: Path) -> None:
+    frozen = [f"components.{name}.tune=frozen" for name in ("vision", "connector", "llm")]
+    with pytest.raises(CotuneError, match="every component is frozen"):
+        make_loop(tiny_recipe(root, *frozen))
