@@ -10,7 +10,7 @@ from torch import nn
 
 from cotune.adapters.attach import AdapterHandle, attach, text_config
 from cotune.data.template import Template
-from cotune.errors import ModelError
+from cotune.errors import ModelError, first_line
 from cotune.messages import IMAGE, TEXT
 from cotune.model.checkpoint import load_checkpoint
 from cotune.model.connector import Connector
@@ -60,7 +60,7 @@ def load_llm(settings: LanguageModel) -> Any:
     try:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
     return llm.requires_grad_(False).eval()
 
 
@@ -71,7 +71,7 @@ def load_tokenizer(settings: LanguageModel) -> Any:
     try:
         return AutoTokenizer.from_pretrained(resolve(settings.path))
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.llm.path: no tokenizer in '{settings.path}': {_first_line(error)}") from error
+        raise ModelError(f"model.llm.path: no tokenizer in '{settings.path}': {first_line(error)}") from error
 
 
 def _encoder(recipe: Recipe) -> ImageEncoder | None:
@@ -121,7 +121,3 @@ def _inject_lora(llm: nn.Module, rank: int) -> None:
     for parameter in llm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
