@@ -42,7 +42,7 @@ def tiny_decoder(family: str = "llama", *, seed: int = 0, **changes: Any) -> Any
 
     name, settings = FAMILIES[family]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**settings | {"attn_implementation": "eager"} | changes)
+    config = getattr(transformers, f"{name}Config")(**settings | changes)
     model = transformers.AutoModelForCausalLM.from_config(config)
     # Random everywhere, norms and biases too: a factor of one or a bias of zero would hide mistakes.
     with torch.no_grad():

@@ -218,5 +218,5 @@ def test_a_missing_or_damaged_file_is_an_error_that_names_the_folder(
 
 def test_weights_of_another_network_are_an_error(folder: Path) -> None:
     save_file({"other": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="no weights of this kind"):
+    with pytest.raises(ModelError, match="no weights of efficientnet-lite0"):
         encoder(folder)

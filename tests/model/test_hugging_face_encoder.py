@@ -207,5 +207,5 @@ def test_a_model_that_is_no_vision_transformer_is_an_error(tmp_path: Path, folde
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
     ResNetModel(config).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text((folders["vit"] / "preprocessor_config.json").read_text())
-    with pytest.raises(ModelError, match="ResNetModel .* is no vision transformer"):
+    with pytest.raises(ModelError, match=r"ResNetModel .* is no vision transformer"):
         encoder(folder)

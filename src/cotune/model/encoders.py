@@ -10,7 +10,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -117,7 +116,7 @@ class EfficientNetEncoder(ImageEncoder):
             network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(
-                f"model.encoders.image.path: no weights of this kind in '{folder}': {first_line(error)}"
+                f"model.encoders.image.path: no weights of efficientnet-lite0 in '{folder}': {first_line(error)}"
             ) from None
         return network.eval()
 

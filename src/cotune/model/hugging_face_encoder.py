@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,7 +37,7 @@ class HuggingFaceEncoder(ImageEncoder):
         try:
             loaded = AutoModel.from_pretrained(path)
             self.processor = AutoImageProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"model.encoders.image.path: '{path}' cannot be loaded: {first_line(error)}") from error
         self.network: Any = getattr(loaded, "vision_model", loaded)
         self.network.requires_grad_(tune == "full")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from cotune.adapters.attach import AdapterHandle, attach, text_config
@@ -59,7 +60,7 @@ def load_llm(settings: LanguageModel) -> Any:
     path = resolve(settings.path)
     try:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
     return llm.requires_grad_(False).eval()
 
@@ -117,7 +118,11 @@ def _inject_lora(llm: nn.Module, rank: int) -> None:
     """Put PEFT LoRA on the query and value projections, in fp32, as the common baseline does."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"]), llm)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
+    try:
+        inject_adapter_in_model(config, llm)
+    except ValueError as error:
+        raise ModelError(f"components.llm.tune=lora: {type(llm).__name__}: {first_line(error)}") from None
     for parameter in llm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
