@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+# Read when the hub's library is imported, so before any test.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +33,9 @@ def root(tiny_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Keep the user's cache out of the tests, and hubs too."""
+    """Keep the user's cache out of the tests."""
     if "real" not in request.keywords:
         monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cotune-cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True)
