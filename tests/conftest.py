@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,9 @@ from hypothesis import settings
 # A busy machine is no failure.
 settings.register_profile("cotune", deadline=None)
 settings.load_profile("cotune")
+
+# Read when the hub's library is imported, so before any test.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +42,9 @@ def root(tiny_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Keep the user's cache out of the tests, and hubs too."""
+    """Keep the user's cache out of the tests."""
     if "real" not in request.keywords:
         monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cotune-cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -64,6 +64,11 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(choices))}"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text that says something, else its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def describe_write_error(error: Exception) -> str:
     """Return what went wrong and what to do, for a failed write."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):

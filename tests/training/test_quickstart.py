@@ -24,7 +24,6 @@ def tiny_quickstart(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[st
         kept = [override for override in overrides if override.startswith(("seed=", "output="))]
         return parse_recipe(content, kept)
 
-    monkeypatch.chdir(root)
     monkeypatch.setattr(quickstart, "find_recipe", find)
     monkeypatch.setattr(quickstart, "ensure", lambda names, console: dict.fromkeys(names, root))
     return asked
@@ -54,7 +53,10 @@ def test_the_plain_run_leaves_trained_baselines_empty(tiny_quickstart: list[list
     assert baselines["lora"] is None
 
 
-def test_long_changes_the_recipe_to_one_that_parses_and_is_longer(tiny_quickstart: list[list[str]]) -> None:
+def test_long_changes_the_recipe_to_one_that_parses_and_is_longer(
+    tiny_quickstart: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     run(long=True, seed=3, output="elsewhere")
     long, short = find_recipe("quickstart", tiny_quickstart[0]), find_recipe("quickstart")
     assert long.training.steps > short.training.steps

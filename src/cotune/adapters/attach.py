@@ -32,8 +32,14 @@ class Site:
 
 
 def text_config(llm: nn.Module) -> Any:
-    """Return the configuration of the text decoder, also for models that wrap it."""
-    config: Any = llm.config
+    """Return the configuration of the text decoder, also for models that wrap it.
+
+    Raises:
+        ModelError: when the module has none, so is no model of transformers.
+    """
+    config: Any = getattr(llm, "config", None)
+    if config is None:
+        raise ModelError(f"{type(llm).__name__} has no configuration: adapters attach to models of transformers")
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -100,7 +106,7 @@ class AdapterHandle(nn.Module):
         self.hard_table = table
         # The decoder runs the token pass; kept out of the module tree, it is not this handle's to save or train.
         self._body = [decoder(llm)]
-        self._cached: tuple[tuple[int, ...], list[Tensor]] | None = None
+        self._cached: tuple[Tensor, list[Tensor]] | None = None
         self._hooks: list[RemovableHandle] = [
             site.module.register_forward_pre_hook(_rewrite_input(adapter), with_kwargs=True)
             for site, adapter in zip(self.sites, self.site_adapters, strict=True)
@@ -124,18 +130,19 @@ class AdapterHandle(nn.Module):
             return [self.hard_table] * len(self.adapters)
         if torch.is_grad_enabled() or self.training:
             return self._token_tables()
-        version = tuple(parameter._version for parameter in self.parameters())
-        if self._cached is None or self._cached[0] != version:
-            self._cached = (version, self._token_tables())
+        # Compared by value: fused optimisers change parameters without raising their version counter.
+        values = nn.utils.parameters_to_vector(self.parameters())
+        if self._cached is None or not self._cached[0].equal(values):
+            self._cached = (values, self._token_tables())
         return self._cached[1]
 
     def _token_tables(self) -> list[Tensor]:
         assert self.tokens is not None
         route = self.tokens.token_pass()
-        self._set([route] * len(self.adapters))
         body = self._body[0]
-        dtype = next(body.parameters()).dtype
-        body(inputs_embeds=self.tokens.embedding.to(dtype).unsqueeze(1), use_cache=False)  # [modalities, 1, width]
+        tokens = self.tokens.embedding.to(next(body.parameters()).dtype).unsqueeze(1)  # [modalities, 1, width]
+        with self._routed([route] * len(self.adapters)), _evaluating(body):
+            body(inputs_embeds=tokens, use_cache=False)
         return [route.tables[adapter] for adapter in self.site_adapters]
 
     def rows(self, names: Sequence[str]) -> None:
@@ -144,23 +151,32 @@ class AdapterHandle(nn.Module):
         index = torch.tensor([self.modalities.index(name) for name in (distinct if len(distinct) == 1 else names)])
         tables = self.tables()
         device = self.site_adapters[0].down.device
-        rows = [table[index.to(table.device)].to(device) for table in tables]
+        rows = [table[index.to(table.device)] for table in tables]
         identity = self.tokens is None and not bool(rows[0].any())
-        self._set([Route(row, identity=identity) for row in rows])
+        self._set([Route(row.to(device), identity=identity) for row in rows])
 
     def _set(self, routes: Sequence[Route | None]) -> None:
         for adapter, route in zip(self.site_adapters, routes, strict=True):
             adapter.route = route
 
     @contextmanager
-    def modality(self, name: str) -> Iterator[AdapterHandle]:
-        """Route everything inside the block by one modality."""
+    def _routed(self, routes: Sequence[Route | None]) -> Iterator[None]:
         before = [adapter.route for adapter in self.site_adapters]
-        self.rows([name])
+        self._set(routes)
         try:
-            yield self
+            yield
         finally:
             self._set(before)
+
+    @contextmanager
+    def modality(self, name: str) -> Iterator[AdapterHandle]:
+        """Route everything inside the block by one modality.
+
+        With gradient checkpointing `backward` runs the layers again, so it belongs inside the block too.
+        """
+        with self._routed([adapter.route for adapter in self.site_adapters]):
+            self.rows([name])
+            yield self
 
     @torch.no_grad()
     def separation(self) -> dict[str, float | None]:
@@ -196,6 +212,18 @@ def attach(llm: nn.Module, config: MMAdapterConfig, modalities: Sequence[str]) -
 def decoder(llm: Any) -> nn.Module:
     """Return the decoder stack of a causal language model: what turns embeddings into hidden states."""
     return cast("nn.Module", llm.get_decoder() if hasattr(llm, "get_decoder") else llm.base_model)
+
+
+@contextmanager
+def _evaluating(body: nn.Module) -> Iterator[None]:
+    """Keep dropout and gradient checkpointing out of a pass: recomputing it later would meet other routes."""
+    training = [module for module in body.modules() if module.training]
+    body.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _rewrite_input(adapter: nn.Module) -> Any:

@@ -35,8 +35,6 @@ class ConvolutionAdapters(nn.Module):
 def _adapt_channels(adapter: MMAdapter) -> Any:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         maps = args[0]  # [batch, channels, height, width]
-        if adapter.route is not None:
-            adapter.route.rows = adapter.route.rows.to(maps.device)
         adapted: Tensor = adapter(maps.flatten(2).transpose(1, 2))  # [batch, height * width, channels]
         return adapted.transpose(1, 2).reshape(maps.shape)
 

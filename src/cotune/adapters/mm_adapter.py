@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cotune.adapters.routing import Route, TokenPass
+from cotune.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class MMAdapter(nn.Module):
     def __init__(self, width: int, config: MMAdapterConfig, *, experts: int, routed: bool = False) -> None:
         super().__init__()
         if width % config.groups:
-            raise ValueError(f"groups ({config.groups}) must divide the model's width ({width})")
+            raise ModelError(f"groups ({config.groups}) must divide the model's width ({width})")
         self.width, self.experts = width, experts
         self.rank, self.groups, self.scale = config.rank, config.groups, config.scale
         self.down = nn.Parameter(torch.empty(config.rank, width))  # [rank, width]
@@ -77,7 +78,7 @@ class MMAdapter(nn.Module):
 
     def mixed(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return s * sum_e w_e B_e [width, rank] and s * sum_e w_e b_e [width] for one row of weights [experts]."""
-        weights = self.scale * weights.to(self.up.dtype)
+        weights = self.scale * weights.to(self.up)
         up = torch.einsum("e,ewr->wr", weights, self.expanded_up())
         return up, None if self.up_bias is None else weights @ self.up_bias
 
@@ -109,7 +110,7 @@ class MMAdapter(nn.Module):
         return hidden + functional.linear(low, up.to(hidden.dtype), bias)
 
     def _row_per_sample(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        weights = self.scale * weights.to(self.up.dtype)  # [batch, experts]
+        weights = self.scale * weights.to(self.up)  # [batch, experts]
         low = self._bottleneck(hidden)  # [batch, tokens, rank]
         # One product for all experts: their bottlenecks, weighted, stand side by side.
         stacked = (low.unsqueeze(2) * weights.to(low.dtype)[:, None, :, None]).flatten(2)

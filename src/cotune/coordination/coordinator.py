@@ -39,8 +39,10 @@ class Coordinator:
         rates = {}
         for group in self.optimizer.param_groups:
             name = group["component"]
-            side = self.multipliers.llm if name in LANGUAGE_SIDE else self.multipliers.features
-            group["lr"] = rates[name] = self.base_rates[name] * schedule * side
+            if name in self.base_rates:
+                side = self.multipliers.llm if name in LANGUAGE_SIDE else self.multipliers.features
+                group["lr"] = self.base_rates[name] * schedule * side
+            rates[name] = group["lr"]
         return rates
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cotune.errors import CheckpointError, describe_write_error
 from cotune.model.multimodal_lm import MultimodalLM
 
 FORMAT = 1
+_TENSORS, _DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
 def saved_tensors(model: MultimodalLM) -> dict[str, Tensor]:
@@ -34,9 +36,12 @@ def saved_tensors(model: MultimodalLM) -> dict[str, Tensor]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a short digest of a frozen model: names, shapes and a thin sample of every tensor's values."""
+    """Return a short digest of what is frozen in a model: names, shapes and a thin sample of every tensor's values."""
     digest = hashlib.sha256()
+    trained = {name for name, parameter in _all_parameters(module) if parameter.requires_grad}
     for name, tensor in module.state_dict().items():
+        if name in trained:
+            continue
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -44,10 +49,15 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _all_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return a model's parameters by every name they have: tied ones have several."""
+    return list(module.named_parameters(remove_duplicate=False))
+
+
 def bases(model: MultimodalLM) -> dict[str, str]:
-    """Return the fingerprints of the frozen models a checkpoint belongs to; of a tuned one, its shapes."""
-    trained = any(parameter.requires_grad for parameter in model.llm.parameters())
-    found = {"llm": type(model.llm).__name__ if trained else fingerprint(model.llm)}
+    """Return the fingerprints of the frozen models a checkpoint belongs to; of a wholly tuned one, its class."""
+    frozen = not all(parameter.requires_grad for parameter in model.llm.parameters())
+    found = {"llm": fingerprint(model.llm) if frozen else type(model.llm).__name__}
     if model.encoder is not None:
         found["vision"] = model.encoder.fingerprint
     return found
@@ -61,15 +71,17 @@ def save_checkpoint(model: MultimodalLM, folder: Path, about: dict[str, Any]) ->
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved_tensors(model).items()}
     description = {"format": FORMAT, "bases": bases(model), **about}
+    new = [folder / f"{name}.new" for name in (_TENSORS, _DESCRIPTION)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "adapter.tmp"
-        save_file(tensors, temporary)
-        temporary.replace(folder / "adapter.safetensors")
-        temporary.write_text(json.dumps(description, indent=2), encoding="utf-8")
-        temporary.replace(folder / "adapter.json")
+        save_file(tensors, new[0])
+        new[1].write_text(json.dumps(description, indent=2), encoding="utf-8")
+        for temporary in new:  # both are whole by now
+            temporary.replace(temporary.with_suffix(""))
     except (OSError, SafetensorError) as error:
-        (folder / "adapter.tmp").unlink(missing_ok=True)
+        with suppress(OSError):
+            for temporary in new:
+                temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{folder}: the adapter cannot be written: {describe_write_error(error)}") from error
 
 
@@ -81,12 +93,13 @@ def load_checkpoint(model: MultimodalLM, folder: Path) -> dict[str, Any]:
             from the model's in name or shape; all differences are named.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter.safetensors")
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{folder}: no readable adapter: {error}; was the run finished or snapshot?") from error
-    if description.get("format") != FORMAT:
-        raise CheckpointError(f"{folder}: adapter format {description.get('format')} is not {FORMAT}; update cotune")
+    written = description.get("format") if isinstance(description, dict) else None
+    if written != FORMAT:
+        raise CheckpointError(f"{folder}: adapter format {written} is not {FORMAT}; update cotune")
     targets = saved_tensors(model)
     problems = _differences(description, bases(model), tensors, targets)
     if problems:

@@ -42,8 +42,10 @@ class Connector(nn.Module):
             return
         mean = total / count
         self.mean.copy_(mean)
-        # A channel that never changes says nothing; the floor keeps it from becoming noise.
-        self.deviation.copy_((squares / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-5))
+        deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+        # A channel that never changes says nothing: divided by next to nothing, the first that does would be noise.
+        constant = deviation < 1e-5 * mean.abs().clamp_min(1)
+        self.deviation.copy_(deviation.masked_fill(constant, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return tokens [images, tokens, width_out] for features [images, tokens, width_in]."""

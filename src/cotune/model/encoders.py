@@ -10,18 +10,18 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cotune.adapters.convolution import ConvolutionAdapters
 from cotune.adapters.mm_adapter import MMAdapterConfig
-from cotune.errors import ModelError, nearest
+from cotune.errors import ModelError, first_line, nearest
 from cotune.model.efficientnet import STAGES, EfficientNetLite0, random_network
 from cotune.recipe import AdapterSettings, Encoder, Tune
 
@@ -56,7 +56,8 @@ class ImageEncoder(nn.Module, ABC):
 class EfficientNetEncoder(ImageEncoder):
     """EfficientNet-Lite0 with taps `stage1` ... `stage7`, pooled to a grid and joined along the channels.
 
-    With adapters, the last `adapted_stages` stages run at every step and everything before them is the trunk.
+    With adapters, the last `adapted_stages` stages up to the last tap run at every step and everything before them is
+    the trunk; what lies behind the last tap never runs.
     """
 
     def __init__(self, path: str, settings: Encoder, tune: Tune) -> None:
@@ -64,6 +65,7 @@ class EfficientNetEncoder(ImageEncoder):
         folder = Path(path)
         self.side, self.grid = settings.image_size, settings.grid
         self.taps = [self._stage_number(tap) for tap in settings.taps]
+        self.last = max(self.taps)
         self.first_live = self._first_live_stage(settings, tune)
         self.cacheable = tune != "full"
         self.width = sum(STAGES[number - 1].channels for number in self.taps)
@@ -75,7 +77,15 @@ class EfficientNetEncoder(ImageEncoder):
         self.network.requires_grad_(tune == "full")
         self.adapters = self._adapters(settings.adapters) if tune == "adapters" else None
         self.fingerprint = _digest(
-            settings.kind, settings.weights, self.side, self.grid, self.taps, self.first_live, _file_digest(folder)
+            settings.kind,
+            settings.weights,
+            self.side,
+            self.grid,
+            self.taps,
+            self.first_live,
+            config["mean"],
+            config["std"],
+            _file_digest(folder),
         )
 
     @staticmethod
@@ -85,25 +95,35 @@ class EfficientNetEncoder(ImageEncoder):
             raise ModelError(f"efficientnet-lite0 has no tap '{tap}'{nearest(tap, known)}")
         return known.index(tap) + 1
 
-    @staticmethod
-    def _first_live_stage(settings: Encoder, tune: Tune) -> int:
+    def _first_live_stage(self, settings: Encoder, tune: Tune) -> int:
         if tune == "lora":
             raise ModelError("components.vision.tune=lora: a convolutional encoder takes adapters, full or frozen")
         if tune == "full":
             return 1
-        return len(STAGES) + 1 - (settings.adapted_stages if tune == "adapters" else 0)
+        adapted = settings.adapted_stages if tune == "adapters" else 0
+        if adapted >= self.last:  # stage 1 holds no convolution an adapter could stand in front of
+            raise ModelError(
+                f"model.encoders.image.adapted_stages={adapted}: at most {self.last - 1} can be adapted in front of "
+                f"the last tap, stage{self.last}"
+            )
+        return self.last + 1 - adapted
 
     def _load(self, folder: Path, weights: str) -> EfficientNetLite0:
         if weights == "random":
             return random_network(seed=0, pixels=_smooth_noise(32, self.side))
         network = EfficientNetLite0()
-        network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        try:
+            network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(
+                f"model.encoders.image.path: no weights of efficientnet-lite0 in '{folder}': {first_line(error)}"
+            ) from None
         return network.eval()
 
     def _adapters(self, settings: AdapterSettings) -> ConvolutionAdapters:
         sites = {
             f"stage{number}.{index}": block.expand
-            for number in range(self.first_live, len(STAGES) + 1)
+            for number in range(self.first_live, self.last + 1)
             for index, block in enumerate(self.network.stage_blocks(number))
             if block.expand is not None
         }
@@ -130,7 +150,7 @@ class EfficientNetEncoder(ImageEncoder):
                 self.network.run_stem(pixels.contiguous(memory_format=torch.channels_last)), 1, self.first_live - 1
             )
             result = {f"stage{number}": self._pool(after[number]) for number in self.taps if number in after}
-            if self.first_live <= len(STAGES):
+            if self.first_live <= self.last:
                 result["live"] = after[self.first_live - 1]
             return {name: maps.contiguous() for name, maps in result.items()}
 
@@ -139,7 +159,7 @@ class EfficientNetEncoder(ImageEncoder):
         pooled = {name: maps for name, maps in trunk.items() if name.startswith("stage")}
         live = self.network.run_stem(trunk["pixels"]) if "pixels" in trunk else trunk.get("live")
         if live is not None:
-            after = self.network.run_stages(live, self.first_live, max(self.taps))
+            after = self.network.run_stages(live, self.first_live, self.last)
             pooled |= {f"stage{number}": self._pool(after[number]) for number in self.taps if number in after}
         joined = torch.cat([pooled[f"stage{number}"] for number in self.taps], dim=1)  # [images, width, grid, grid]
         return joined.flatten(2).transpose(1, 2)
@@ -149,16 +169,25 @@ class EfficientNetEncoder(ImageEncoder):
 
 
 def adapter_config(settings: AdapterSettings, **routing: object) -> MMAdapterConfig:
-    """Return the adapters' configuration for a recipe's settings and, for the language model, its routing."""
-    return MMAdapterConfig(**settings.model_dump(), **routing)  # type: ignore[arg-type]
+    """Return the adapters' configuration for a recipe's settings and, for the language model, its routing.
 
-
-def _read_config(folder: Path) -> dict[str, Any]:
+    Raises:
+        ModelError: when a value is out of range.
+    """
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"model.encoders.image.path: no readable config.json in '{folder}': {error}") from None
-    return config
+        return MMAdapterConfig(**settings.model_dump(), **routing)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ModelError(f"adapters: {error}") from None
+
+
+def _read_config(folder: Path) -> dict[str, list[float]]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {key: config[key] for key in ("mean", "std")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"model.encoders.image.path: no config.json with mean and std in '{folder}': {error!r}"
+        ) from None
 
 
 def _smooth_noise(images: int, side: int) -> Tensor:

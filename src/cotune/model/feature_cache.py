@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -54,7 +56,7 @@ class FeatureCache:
     def rows(self, paths: Sequence[Path]) -> dict[str, Tensor]:
         """Return the trunk's output for pictures in order, one row each."""
         if all(path in self._row for path in paths):
-            index = torch.tensor([self._row[path] for path in paths])
+            index = torch.tensor([self._row[path] for path in paths], dtype=torch.long)
             return {name: rows[index] for name, rows in self._rows.items()}
         return self._compute(paths, None)
 
@@ -92,17 +94,18 @@ def _read(file: Path | None, count: int) -> dict[str, Tensor] | None:
         rows: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError):
         return None
-    return rows if all(len(tensor) == count for tensor in rows.values()) else None
+    return rows if rows and all(len(tensor) == count for tensor in rows.values()) else None
 
 
 def _write(file: Path, rows: dict[str, Tensor]) -> str:
     """Store rows and return why that failed, if it did: a full disk costs only the cache, never the run."""
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")  # two runs may store the same pictures at once
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary)
         temporary.replace(file)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         return str(error)
     return ""

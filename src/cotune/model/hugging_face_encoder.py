@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from cotune.adapters.attach import attach
-from cotune.errors import ModelError
+from cotune.errors import ModelError, first_line
 from cotune.model.encoders import ImageEncoder, Trunk, adapter_config
 from cotune.recipe import Encoder, Tune
+
+_ORIGIN = ("_name_or_path", "name_or_path", "transformers_version")
 
 
 class HuggingFaceEncoder(ImageEncoder):
@@ -32,12 +34,19 @@ class HuggingFaceEncoder(ImageEncoder):
             raise ModelError("model.encoders.image.weights=random is made for efficientnet-lite0 only")
         if tune == "lora":
             raise ModelError("components.vision.tune=lora is not supported for image encoders; use adapters or full")
-        loaded = AutoModel.from_pretrained(path)
+        try:
+            loaded = AutoModel.from_pretrained(path)
+            self.processor = AutoImageProcessor.from_pretrained(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"model.encoders.image.path: '{path}' cannot be loaded: {first_line(error)}") from error
         self.network: Any = getattr(loaded, "vision_model", loaded)
         self.network.requires_grad_(tune == "full")
-        self.processor = AutoImageProcessor.from_pretrained(path)
         config = self.network.config
+        if not hasattr(config, "patch_size"):
+            raise ModelError(f"model.encoders.image.path: {type(loaded).__name__} in '{path}' is no vision transformer")
         self.layers = [self._layer(tap, int(config.num_hidden_layers)) for tap in settings.taps]
+        patch = config.patch_size
+        self.patch = (patch, patch) if isinstance(patch, int) else tuple(patch)  # height, width
         self.grid, self.tokens = settings.grid, settings.grid**2
         self.width = int(config.hidden_size) * len(self.layers)
         self.cacheable = tune == "frozen"
@@ -45,7 +54,7 @@ class HuggingFaceEncoder(ImageEncoder):
         if tune == "adapters":
             self.adapters = attach(self.network, adapter_config(settings.adapters), ["image"])
             self.adapters.rows(["image"])
-        self.fingerprint = self._fingerprint(path, settings)
+        self.fingerprint = self._fingerprint()
 
     @staticmethod
     def _layer(tap: str, depth: int) -> int:
@@ -56,8 +65,10 @@ class HuggingFaceEncoder(ImageEncoder):
             return int(number)
         raise ModelError(f"model.encoders.image.taps: no tap '{tap}'; known: last, layer1 ... layer{depth}")
 
-    def _fingerprint(self, path: str, settings: Encoder) -> str:
-        digest = hashlib.sha256(json.dumps([path, settings.model_dump(mode="json")]).encode())
+    def _fingerprint(self) -> str:
+        """Return a digest of the weights and of everything else that shapes the features, wherever the folder lies."""
+        settings = [_settings(self.network.config), _settings(self.processor), self.layers, self.grid]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, tensor in self.network.state_dict().items():
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.double().sum().item()}".encode())
         return digest.hexdigest()[:16]
@@ -65,7 +76,7 @@ class HuggingFaceEncoder(ImageEncoder):
     def train(self, mode: bool = True) -> HuggingFaceEncoder:
         """Set the training mode; a frozen network stays in evaluation mode."""
         super().train(mode)
-        if self.cacheable:
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
             self.network.eval()
         return self
 
@@ -87,8 +98,13 @@ class HuggingFaceEncoder(ImageEncoder):
 
     def _run(self, pixels: Tensor) -> Tensor:
         states = self.network(pixel_values=pixels, output_hidden_states=True).hidden_states
-        joined = torch.cat([states[layer] for layer in self.layers], dim=-1)  # [images, (1 +) patches, width]
-        side = math.isqrt(joined.shape[1])
-        patches = joined[:, joined.shape[1] - side**2 :]  # class and register tokens stand in front
-        maps = patches.transpose(1, 2).reshape(-1, self.width, side, side)
+        joined = torch.cat([states[layer] for layer in self.layers], dim=-1)  # [images, tokens, width]
+        rows, columns = (side // patch for side, patch in zip(pixels.shape[-2:], self.patch, strict=True))
+        patches = joined[:, joined.shape[1] - rows * columns :]  # class and register tokens stand in front
+        maps = patches.transpose(1, 2).reshape(-1, self.width, rows, columns)
         return functional.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return a configuration without what says where it came from."""
+    return {key: value for key, value in config.to_dict().items() if key not in _ORIGIN}

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from cotune.adapters.attach import AdapterHandle, attach, text_config
 from cotune.data.template import Template
-from cotune.errors import ModelError
+from cotune.errors import ModelError, first_line
 from cotune.messages import IMAGE, TEXT
 from cotune.model.checkpoint import load_checkpoint
 from cotune.model.connector import Connector
@@ -59,8 +60,8 @@ def load_llm(settings: LanguageModel) -> Any:
     path = resolve(settings.path)
     try:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, settings.dtype))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
     return llm.requires_grad_(False).eval()
 
 
@@ -71,7 +72,7 @@ def load_tokenizer(settings: LanguageModel) -> Any:
     try:
         return AutoTokenizer.from_pretrained(resolve(settings.path))
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.llm.path: no tokenizer in '{settings.path}': {_first_line(error)}") from error
+        raise ModelError(f"model.llm.path: no tokenizer in '{settings.path}': {first_line(error)}") from error
 
 
 def _encoder(recipe: Recipe) -> ImageEncoder | None:
@@ -117,11 +118,11 @@ def _inject_lora(llm: nn.Module, rank: int) -> None:
     """Put PEFT LoRA on the query and value projections, in fp32, as the common baseline does."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"]), llm)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"])
+    try:
+        inject_adapter_in_model(config, llm)
+    except ValueError as error:
+        raise ModelError(f"components.llm.tune=lora: {type(llm).__name__}: {first_line(error)}") from None
     for parameter in llm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

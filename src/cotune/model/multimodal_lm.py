@@ -86,8 +86,11 @@ class MultimodalLM(nn.Module):
         """Return fp32 logits for hidden states [n, width], with the scaling and capping some models apply."""
         logits: Tensor = self.llm.get_output_embeddings()(hidden).float()
         config = text_config(self.llm)
-        logits = logits * float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
-        logits = logits / float(getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+            logits = logits * float(getattr(config, name, None) or 1.0)
+        scaling = float(getattr(config, "logits_scaling", None) or 1.0)
+        # Granite divides by what HyperCLOVA X multiplies by.
+        logits = logits * scaling if config.model_type == "hyperclovax" else logits / scaling
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -117,11 +120,13 @@ class MultimodalLM(nn.Module):
     def stream(self, batch: Batch, max_new_tokens: int) -> Iterator[str]:
         """Yield the answer to a batch of one as text, piece by piece."""
         tokens: list[int] = []
-        shown = ""
+        text = shown = ""
         for step in self.decode(batch, max_new_tokens):
             tokens.append(step[0])
-            text: str = self.template.tokenizer.decode(self._until_stop(tokens), skip_special_tokens=True)
+            text = self.template.tokenizer.decode(self._until_stop(tokens), skip_special_tokens=True)
             # A character of several tokens shows as a replacement mark until it is complete.
             if len(text) > len(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+        if len(text) > len(shown):  # it never was completed
+            yield text[len(shown) :]

@@ -1,0 +1,216 @@
+"""Checkpoints: what is written is what is read, to the bit, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cotune.errors import CheckpointError
+from cotune.model.checkpoint import load_checkpoint, save_checkpoint
+from cotune.model.loading import build_model, load_tuned
+from cotune.model.multimodal_lm import MultimodalLM
+from tests.tiny import tiny_recipe
+
+COMBINATIONS = [
+    ("adapters", "frozen", "full", "hard"),
+    ("adapters", "adapters", "full", "soft"),
+    ("lora", "frozen", "full", "hard"),
+    ("full", "frozen", "full", "hard"),
+    ("frozen", "full", "full", "hard"),
+    ("adapters", "adapters", "frozen", "hard"),
+]
+
+
+def build(root: Path, llm: str = "adapters", vision: str = "frozen", connector: str = "full", *more: str) -> Any:
+    tunes = {"llm": llm, "vision": vision, "connector": connector}
+    return build_model(tiny_recipe(root, *[f"components.{name}.tune={tune}" for name, tune in tunes.items()], *more))
+
+
+def trained(model: MultimodalLM) -> MultimodalLM:
+    """Return the model with all it would have learned changed at random."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+        assert model.connector is not None
+        for parameter in model.connector.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        model.connector.standardize([torch.randn(5, 2, model.connector.mean.numel())])
+    return model
+
+
+def assert_same(first: MultimodalLM, second: MultimodalLM) -> None:
+    names = first.state_dict()
+    assert names.keys() == second.state_dict().keys()
+    assert [name for name, value in second.state_dict().items() if not value.equal(names[name])] == []
+
+
+@pytest.mark.parametrize(("llm", "vision", "connector", "routing"), COMBINATIONS)
+def test_what_is_saved_comes_back_to_the_bit(
+    root: Path, tmp_path: Path, llm: str, vision: str, connector: str, routing: str
+) -> None:
+    more = f"model.llm.routing.mode={routing}"
+    model = trained(build(root, llm, vision, connector, more))
+    save_checkpoint(model, tmp_path / "out", {"step": 7})
+    other = build(root, llm, vision, connector, more, "seed=5")
+    assert any(not a.equal(b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert load_checkpoint(other, tmp_path / "out")["step"] == 7
+    assert_same(model, other)
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    connector_parts = {f"connector.{name}" for name in model.connector.state_dict()}  # type: ignore[union-attr]
+    assert load_file(tmp_path / "out" / "adapter.safetensors").keys() == learned | connector_parts
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+def test_a_tuned_model_is_loaded_ready_to_answer(root: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(root)
+    model = trained(build_model(recipe))
+    save_checkpoint(model, tmp_path, {})
+    loaded = load_tuned(recipe, tmp_path)
+    assert_same(model, loaded)
+    assert not any(module.training for module in loaded.modules())
+
+
+@pytest.fixture
+def saved(root: Path, tmp_path: Path) -> Path:
+    save_checkpoint(trained(build(root)), tmp_path / "saved", {})
+    return tmp_path / "saved"
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / "adapter.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "adapter.safetensors")
+
+
+def edit_json(folder: Path, **changes: object) -> None:
+    file = folder / "adapter.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda tensors: tensors.pop("adapters.adapters.1.up"), r"missing in the file: adapters\.adapters\.1\.up"),
+        (lambda tensors: tensors.pop("connector.mean"), r"missing in the file: connector\.mean"),
+        (lambda tensors: tensors.update(spare=torch.zeros(1)), "unknown to the model: spare"),
+        (
+            lambda tensors: tensors.update({"connector.input.bias": torch.zeros(3)}),
+            r"connector\.input\.bias: shape \(3,\) in the file, \(8,\) in the model",
+        ),
+    ],
+)
+def test_a_file_with_other_tensors_is_an_error_that_names_them_and_loads_nothing(
+    root: Path, saved: Path, edit: Callable[[dict[str, Tensor]], object], text: str
+) -> None:
+    edit_tensors(saved, edit)
+    model, untouched = build(root), build(root)
+    with pytest.raises(CheckpointError, match=text):
+        load_checkpoint(model, saved)
+    assert_same(model, untouched)
+
+
+def test_all_differences_are_named_at_once(root: Path, saved: Path) -> None:
+    edit_tensors(saved, lambda tensors: tensors.update(a=tensors.pop("connector.mean"), b=torch.zeros(1)))
+    with pytest.raises(CheckpointError, match=r"3 differences(?s:.*)connector\.mean(?s:.*)model: a(?s:.*)model: b"):
+        load_checkpoint(build(root), saved)
+
+
+def change_base(root: Path, part: str, tensor: str) -> None:
+    """Change one value of a base model, its shapes and names staying what they are."""
+    weights = load_file(root / part / "model.safetensors")
+    weights[tensor].view(-1)[0] += 1.0
+    save_file(weights, root / part / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("llm", ["adapters", "lora", "frozen"])
+def test_another_language_model_of_the_same_shapes_is_an_error(root: Path, tmp_path: Path, llm: str) -> None:
+    save_checkpoint(build(root, llm), tmp_path, {})
+    change_base(root, "llm", "model.layers.0.self_attn.k_proj.weight")
+    with pytest.raises(CheckpointError, match=r"base model of 'llm': tuned on .*, this one is"):
+        load_checkpoint(build(root, llm), tmp_path)
+
+
+def test_a_wholly_tuned_language_model_needs_no_certain_base(root: Path, tmp_path: Path) -> None:
+    model = trained(build(root, "full"))
+    save_checkpoint(model, tmp_path, {})
+    change_base(root, "llm", "model.layers.0.self_attn.k_proj.weight")
+    other = build(root, "full")
+    load_checkpoint(other, tmp_path)
+    assert_same(model, other)
+
+
+def test_another_encoder_is_an_error(root: Path, saved: Path) -> None:
+    change_base(root, "encoder", "stem.weight")
+    with pytest.raises(CheckpointError, match="base model of 'vision'"):
+        load_checkpoint(build(root), saved)
+
+
+def test_another_way_of_tuning_is_an_error(root: Path, saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"unknown to the model: adapters\.adapters\.0\.down"):
+        load_checkpoint(build(root, "frozen"), saved)
+
+
+@pytest.mark.parametrize("written", [2, None, "1"])
+def test_another_format_is_an_error_that_says_which(root: Path, saved: Path, written: object) -> None:
+    edit_json(saved, format=written)
+    with pytest.raises(CheckpointError, match=f"adapter format {written} is not 1; update cotune"):
+        load_checkpoint(build(root), saved)
+
+
+@pytest.mark.parametrize("file", ["adapter.json", "adapter.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe\x00"])
+def test_a_missing_or_damaged_file_is_an_error_that_names_the_folder(
+    root: Path, saved: Path, file: str, content: bytes | None
+) -> None:
+    (saved / file).unlink()
+    if content is not None:
+        (saved / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="saved: "):
+        load_checkpoint(build(root), saved)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, during: str) -> None:
+    """Let writing the tensors or the JSON fail half-way, as on a full disk."""
+    write = Path.write_bytes
+
+    def fail(target: Path) -> None:
+        write(target, b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if during == "tensors":
+        monkeypatch.setattr("cotune.model.checkpoint.save_file", lambda tensors, file: fail(file))
+    else:
+        monkeypatch.setattr(Path, "write_text", lambda self, *args, **options: fail(self))
+
+
+@pytest.mark.parametrize("during", ["tensors", "json"])
+def test_a_full_disk_leaves_the_older_pair_whole_and_is_reported(
+    root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    model = trained(build(root))
+    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match=r"saved: .*the disk is full"):
+        fill_disk(patched, during)
+        save_checkpoint(model, saved, {})
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    load_checkpoint(build(root), saved)
+    save_checkpoint(model, saved, {})
+    other = build(root)
+    load_checkpoint(other, saved)
+    assert_same(model, other)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CheckpointError, match=f"{folder.name}: the adapter cannot be written"):
+            save_checkpoint(build(root), folder, {})

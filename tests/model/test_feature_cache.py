@@ -1,0 +1,178 @@
+"""The feature cache: every picture is encoded once, and never answered for by a stale or damaged file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cotune.model.encoders import ImageEncoder, Trunk
+from cotune.model.feature_cache import FeatureCache
+from tests.model.pictures import random_picture
+
+
+class Corner(ImageEncoder):
+    """An encoder whose trunk is the first pixel and the sum of the picture; it counts the pictures it sees."""
+
+    width, tokens = 3, 1
+
+    def __init__(self, fingerprint: str = "corner", *, cacheable: bool = True) -> None:
+        super().__init__()
+        self.fingerprint, self.cacheable = fingerprint, cacheable
+        self.somewhere = torch.nn.Parameter(torch.zeros(1))
+        self.seen = 0
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        return torch.tensor(image.get_flattened_data()).view(image.height, image.width, 3).permute(2, 0, 1).float()
+
+    def trunk(self, pixels: Tensor) -> Trunk:
+        self.seen += len(pixels)
+        return {"corner": pixels[:, :, 0, 0], "sum": pixels.sum((1, 2, 3))}
+
+    def features(self, trunk: Trunk) -> Tensor:
+        return trunk["corner"].unsqueeze(1)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(found):
+        random_picture(number, 4, 4).save(path)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def corner(path: Path) -> list[float]:
+    return [float(value) for value in Image.open(path).getpixel((0, 0))]  # type: ignore[union-attr]
+
+
+def cache(encoder: Corner, folder: Path | None) -> FeatureCache:
+    return FeatureCache(encoder, Image.open, folder)
+
+
+def assert_right(made: FeatureCache, paths: list[Path]) -> None:
+    rows = made.rows(paths)
+    assert rows["corner"].tolist() == [corner(path) for path in paths]
+    assert rows["sum"].tolist() == [
+        float(sum(sum(pixel) for pixel in Image.open(p).get_flattened_data())) for p in paths
+    ]
+
+
+def test_every_picture_is_computed_once_and_given_in_any_order_and_number(paths: list[Path], folder: Path) -> None:
+    encoder = Corner()
+    made = cache(encoder, folder)
+    advanced: list[int] = []
+    made.prepare([*paths, paths[0]], advanced.append)
+    assert_right(made, [paths[3], paths[0], paths[0], paths[4]])
+    assert_right(made, paths[::-1])
+    assert (made.computed, encoder.seen, sum(advanced)) == (5, 5, 5)
+    assert {name: len(rows) for name, rows in made.all_rows().items()} == {"corner": 5, "sum": 5}
+    assert made.not_stored == ""
+
+
+def test_a_second_cache_reads_what_the_first_has_stored(paths: list[Path], folder: Path) -> None:
+    cache(Corner(), folder).prepare(paths)
+    encoder, advanced = Corner(), Counter[str]()
+    made = cache(encoder, folder)
+    made.prepare(paths, lambda count: advanced.update(pictures=count))
+    assert_right(made, paths)
+    assert (made.computed, encoder.seen, advanced["pictures"]) == (0, 0, 5)
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_pictures_prepared_later_stand_behind_the_earlier_ones(paths: list[Path], folder: Path) -> None:
+    made = cache(Corner(), folder)
+    made.prepare(paths[:2])
+    made.prepare(paths)
+    assert made.computed == 5
+    assert_right(made, paths[::-1])
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut off", "empty", "no tensors", "too few rows"])
+def test_a_damaged_file_is_computed_and_stored_again(paths: list[Path], folder: Path, damage: str) -> None:
+    from safetensors.torch import save_file
+
+    cache(Corner(), folder).prepare(paths)
+    (stored,) = folder.rglob("*.safetensors")
+    whole = stored.read_bytes()
+    if damage == "no tensors":
+        save_file({}, stored)
+    elif damage == "too few rows":
+        save_file({"corner": torch.zeros(4, 3), "sum": torch.zeros(4)}, stored)
+    else:
+        stored.write_bytes({"garbage": b"x" * 500, "cut off": whole[:-4], "empty": b""}[damage])
+    made = cache(Corner(), folder)
+    made.prepare(paths)
+    assert made.computed == 5
+    assert_right(made, paths)
+    assert stored.read_bytes() == whole
+
+
+def test_a_changed_picture_or_another_encoder_is_computed_anew(paths: list[Path], folder: Path) -> None:
+    cache(Corner(), folder).prepare(paths)
+    random_picture(99, 4, 4).save(paths[2])
+    made = cache(Corner(), folder)
+    made.prepare(paths)
+    assert made.computed == 5
+    assert_right(made, paths)
+    other = cache(Corner("another"), folder)
+    other.prepare(paths)
+    assert other.computed == 5
+
+
+def test_unknown_pictures_are_computed_when_asked_for(paths: list[Path]) -> None:
+    made = cache(Corner(), None)
+    made.prepare(paths[:2])
+    assert_right(made, [paths[0], paths[4]])
+    assert_right(made, [paths[0]])
+    assert made.computed == 4  # two prepared, two for the batch with an unknown one
+
+
+def test_many_pictures_are_computed_in_pieces_and_joined_in_order(paths: list[Path]) -> None:
+    made = cache(Corner(), None)
+    many = [paths[index % 5] for index in range(150)]
+    assert_right(made, many)
+
+
+def test_an_encoder_that_learns_as_a_whole_has_nothing_to_store(paths: list[Path], folder: Path) -> None:
+    made = cache(Corner(cacheable=False), folder)
+    made.prepare(paths)
+    assert made.computed == 0
+    assert not folder.exists()
+    assert_right(made, paths)
+
+
+@pytest.mark.parametrize("blocked", ["cache", "cache/corner"])
+def test_a_folder_that_cannot_be_written_costs_the_cache_only_and_is_reported(
+    paths: list[Path], tmp_path: Path, blocked: str
+) -> None:
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("a file where the folder should be")
+    made = cache(Corner(), tmp_path / "cache")
+    made.prepare(paths)
+    assert "cache" in made.not_stored
+    assert_right(made, paths)
+    assert made.computed == 5
+
+
+def test_a_full_disk_leaves_no_half_written_file(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cotune.model.feature_cache.save_file", full)
+    made = cache(Corner(), folder)
+    made.prepare(paths)
+    assert "No space left" in made.not_stored
+    assert [file for file in folder.rglob("*") if file.is_file()] == []
+    assert_right(made, paths)
