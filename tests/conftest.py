@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("cotune", deadline=None)
+settings.load_profile("cotune")
 
 # Read when the hub's library is imported, so before any test.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,3 +51,21 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pyte
 def one_seed() -> None:
     """Start every test from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Use as `with full_disk():`; every text written inside stops half-way."""
+    write_text = Path.write_text
+
+    def stop_half_way(self: Path, text: str, *args: Any, **options: Any) -> int:
+        write_text(self, text[: len(text) // 2], *args, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", stop_half_way)
+            yield
+
+    return full

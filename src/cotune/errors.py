@@ -51,7 +51,7 @@ class CheckpointError(CotuneError):
 
 
 class RunFolderError(CotuneError):
-    """A run folder exists already, is incomplete, or cannot be written."""
+    """A run folder exists already, is incomplete or damaged, or cannot be written."""
 
 
 class ModelError(CotuneError):

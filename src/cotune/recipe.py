@@ -6,7 +6,9 @@ recipe (every default written out) is saved beside the result, so that a run can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -14,16 +16,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from cotune.errors import RecipeError, nearest
+from cotune.plain_yaml import dump_yaml, load_yaml
 
 Tune = Literal["adapters", "full", "lora", "frozen"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
 class Part(BaseModel):
-    """Base of every section: unknown keys are errors, values are checked on assignment too."""
+    """Base of every section: unknown keys are errors, values are checked on assignment too, text may be a number."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class AdapterSettings(Part):
@@ -32,7 +36,7 @@ class AdapterSettings(Part):
     rank: PositiveInt = 8
     groups: PositiveInt = 2
     scale: float = 1.0
-    dropout: Share = 0.0
+    dropout: ShareBelowOne = 0.0
     bias: bool = True
     placement: Literal["attention", "block"] = "attention"
 
@@ -169,7 +173,7 @@ class Data(Part):
     """
 
     train: Annotated[list[Source], Field(min_length=1)]
-    validation_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    validation_share: ShareBelowOne = 0.1
     test: list[Source] = Field(default_factory=list)
     blank_media: bool = False
     max_tokens: PositiveInt = 2048
@@ -184,7 +188,7 @@ class Training(Part):
     warmup_steps: Annotated[int, Field(ge=0)] = 15
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     decay_share: Share = 0.4
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     clip_norm: Positive | None = 1.0
     length_pool: PositiveInt = 4
@@ -214,7 +218,7 @@ class Evaluation(Part):
 class Recipe(Part):
     """Everything about one run."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     seed: int = 0
     output: str | None = None
     model: Model
@@ -237,7 +241,7 @@ class Recipe(Part):
 
     def to_yaml(self) -> str:
         """Return the resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -247,8 +251,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: naming every unknown key (with the nearest known one) and every bad value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read", [str(error)]) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML", [" ".join(str(error).split())]) from None
@@ -259,6 +263,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(content: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """Return the recipe a mapping describes, overrides applied; raises RecipeError with every problem at once."""
+    content = deepcopy(content)
     problems = [problem for override in overrides if (problem := _apply(content, override))]
     try:
         recipe = Recipe.model_validate(content)
@@ -275,7 +280,7 @@ def _apply(content: dict[str, Any], override: str) -> str | None:
     if not equals or not key:
         return f"'{override}': an override is written key=value, for example training.steps=500"
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError:
         return f"'{override}': the value is not YAML; quote it"
     *path, last = key.split(".")
@@ -289,9 +294,9 @@ def _apply(content: dict[str, Any], override: str) -> str | None:
     if not isinstance(target, dict | list):
         return f"'{override}': the key before '{last}' holds a value, not a section"
     if isinstance(target, list):
-        target[int(last)] = _number(value)
+        target[int(last)] = value
     else:
-        target[last] = _number(value)
+        target[last] = value
     return None
 
 
@@ -306,22 +311,15 @@ def _descend(target: Any, name: str) -> Any:
     return target[name]
 
 
-def _number(value: Any) -> Any:
-    """Return `1e-3` as a number: YAML 1.1 reads exponents without a point as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _describe(item: Any) -> str:
     """Return one validation error in plain words, with the nearest known key for an unknown one."""
     location = ".".join(str(step) for step in item["loc"])
     if item["type"] == "extra_forbidden":
         known = _fields_at(item["loc"][:-1])
         return f"{location}: unknown key{nearest(str(item['loc'][-1]), known)}"
+    if item["loc"][-1:] == ("[key]",) and item["type"] == "literal_error":
+        known = re.findall("'([^']+)'", item["ctx"]["expected"])
+        return f"{location.removesuffix('.[key]')}: unknown key{nearest(str(item['input']), known)}"
     if item["type"] == "missing":
         return f"{location}: required, but missing"
     message = item["msg"].removeprefix("Value error, ")

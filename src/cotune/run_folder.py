@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotune.errors import RunFolderError, describe_write_error
+from cotune.errors import RunFolderError
 from cotune.recipe import Recipe, load_recipe
+from cotune.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise RunFolderError when the folder holds something already."""
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._holds_something():
             raise RunFolderError(
                 f"{self.path} exists already. Go on with it by --resume, replace it by --overwrite, or choose another "
                 "folder by output=FOLDER"
@@ -54,15 +55,18 @@ class RunFolder:
     def create(self, recipe: Recipe) -> None:
         """Make the folder and write the resolved recipe; raises RunFolderError when it is taken or not writable."""
         self.check_free()
-        self._write(self.recipe, recipe.to_yaml())
+        write_whole(self.recipe, recipe.to_yaml())
 
     def clear(self) -> None:
         """Remove what a run left here; a folder that holds no run is refused."""
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self._holds_something():
             return
         if not self.recipe.exists():
             raise RunFolderError(f"{self.path} is not a run folder (no recipe.yaml); it is not overwritten")
-        shutil.rmtree(self.path)
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be removed: {error}") from error
 
     def set_aside(self) -> Path | None:
         """Rename an existing run to the first free `NAME.1`, `NAME.2` ...; returns where it went."""
@@ -94,7 +98,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`."""
-        self._write(self.result, json.dumps(result, indent=2) + "\n")
+        write_whole(self.result, json.dumps(result, indent=2) + "\n")
 
     def read_result(self) -> dict[str, Any]:
         """Return `result.json`; raises RunFolderError when the run has none."""
@@ -104,14 +108,10 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: no readable result.json ({error}); was the run finished?") from None
         return content
 
-    def _write(self, file: Path, text: str) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
-        except OSError as error:
-            raise RunFolderError(f"{file} cannot be written: {describe_write_error(error)}") from error
+    def _holds_something(self) -> bool:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file, not a folder; choose another folder by output=FOLDER")
+        return self.path.exists() and any(self.path.iterdir())
 
 
 def open_run(path: Path) -> tuple[RunFolder, Recipe]:

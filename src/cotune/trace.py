@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from cotune.errors import RunFolderError, describe_write_error
+from cotune.whole_file import write_whole
 
 Row = dict[str, Any]
 
@@ -30,10 +34,15 @@ class Trace:
         return time.monotonic() - self._started
 
     def write(self, event: str, step: int, **fields: Any) -> None:
-        """Append one row and flush it."""
+        """Append one row and flush it; raises RunFolderError when it cannot be written."""
         row = {"event": event, "step": step, "seconds": round(self.seconds, 3), **fields}
-        self._file.write(json.dumps(row, allow_nan=True) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row, allow_nan=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # closing writes what is left, and fails again
+                self._file.close()
+            raise RunFolderError(f"{self.path} cannot be written: {describe_write_error(error)}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -47,7 +56,11 @@ class Trace:
 
 
 def read_trace(path: Path, event: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a trace, only those of `event` when given; a broken last line is skipped."""
+    """Yield the rows of a trace, only those of `event` when given; a broken last line is skipped.
+
+    Raises:
+        RunFolderError: when any other line is broken.
+    """
     with path.open(encoding="utf-8") as file:
         lines = file.read().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -56,7 +69,7 @@ def read_trace(path: Path, event: str | None = None) -> Iterator[Row]:
         except json.JSONDecodeError:
             if number == len(lines):
                 return
-            raise ValueError(f"{path}:{number}: not a JSON object; the trace was edited or damaged") from None
+            raise RunFolderError(f"{path}:{number}: not a JSON object; the trace was edited or damaged") from None
         if event is None or row["event"] == event:
             yield row
 
@@ -66,6 +79,4 @@ def truncate_trace(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [row for row in read_trace(path) if row["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))

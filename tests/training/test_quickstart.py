@@ -24,6 +24,7 @@ def tiny_quickstart(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[st
         kept = [override for override in overrides if override.startswith(("seed=", "output="))]
         return parse_recipe(content, kept)
 
+    monkeypatch.chdir(root)
     monkeypatch.setattr(quickstart, "find_recipe", find)
     monkeypatch.setattr(quickstart, "ensure", lambda names, console: dict.fromkeys(names, root))
     return asked

@@ -12,6 +12,7 @@ from typing import Any
 
 from cotune.data.drawing import Drawer
 from cotune.data.template import Encoded
+from cotune.errors import DataError
 from cotune.messages import Sample
 
 
@@ -20,6 +21,9 @@ class Batches:
 
     A drawn sample longer than `max_tokens` is replaced by another draw and counted in `too_long`: cutting it could
     cut a picture in half or leave no answer.
+
+    Raises:
+        DataError: from `next`, when nothing drawn is short enough.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Batches:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken: the pool under way is drawn again, its used batches skipped."""
-        before = state["before"]
+        before = self._before = state["before"]
         self._number, self.too_long = before["number"], before["too_long"]
         for drawer, drawn in zip(self.drawers, before["drawn"], strict=True):
             drawer.drawn = drawn
@@ -89,4 +93,5 @@ class Batches:
             if len(encoded) <= self.max_tokens:
                 return encoded
             self.too_long += 1
-        raise ValueError(f"1000 samples in a row are longer than data.max_tokens ({self.max_tokens}); raise it")
+        problem = f"1000 in a row are longer than data.max_tokens ({self.max_tokens}); raise it"
+        raise DataError("no sample drawn can be used", [problem])

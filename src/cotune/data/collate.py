@@ -54,6 +54,8 @@ def collate(samples: Sequence[Encoded], filler: int, load_media: LoadMedia | Non
         tokens[row, place] = torch.tensor(encoded.tokens)
         targets[row, place] = torch.tensor(encoded.targets)
         feature_mask[row, place] = torch.tensor(encoded.feature_mask)
+    if load_media is None and bool(feature_mask.any()):
+        raise ValueError("features have a place in the batch, but nothing loads the media: give load_media")
     paths = [medium.path for encoded in samples for medium in encoded.sample.media]
     media = load_media(paths) if paths and load_media is not None else None
     modalities = [encoded.sample.modality for encoded in samples]

@@ -80,17 +80,26 @@ def _tree(samples: Sequence[Sample], balance: Balance, path: str) -> Tree:
     """Return the nested index of samples by the balancing keys.
 
     Raises:
-        DataError: when samples lack a key, or `shares` names a value that no sample has.
+        DataError: when samples lack a key, or `shares` does not name exactly the values that samples have.
     """
     known = sorted({key for sample in samples for key in sample.meta})
-    missing = [key for key in balance.by if any(key not in sample.meta for sample in samples)]
-    problems = [f"balance.by: samples have no '{key}'{nearest(key, known)}" for key in missing]
+    missing = {key: sum(key not in sample.meta for sample in samples) for key in balance.by}
+    problems = [
+        f"balance.by: {count} of {len(samples)} samples have no '{key}'{'' if key in known else nearest(key, known)}"
+        for key, count in missing.items()
+        if count
+    ]
     if balance.shares and not problems:
         values = sorted({sample.meta[balance.by[0]] for sample in samples})
         problems += [
             f"balance.shares: no sample has {balance.by[0]} = '{value}'{nearest(value, values)}"
             for value in balance.shares
             if value not in values
+        ]
+        problems += [
+            f"balance.shares: no share for {balance.by[0]} = '{value}'; write 0 to leave it out"
+            for value in values
+            if value not in balance.shares
         ]
         if not any(balance.shares.get(value, 0.0) for value in values):
             problems.append("balance.shares: every share is zero")

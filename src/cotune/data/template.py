@@ -2,11 +2,12 @@
 
 The conversation is rendered by the tokenizer's own chat template and cut where an answer begins and ends; each piece
 is tokenised by itself. So a prompt has the same ids whether its answer stands behind it (training) or not
-(generation), for every tokenizer.
+(generation), for every tokenizer and any number of turns.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from cotune.errors import ModelError
 from cotune.messages import MEDIA_OF_PART, Message, Sample, Text
 
 IGNORED = -100
-# Marks a picture or sound in rendered text; private-use characters never stand in real text or in a template.
-_MARKS = {"image": "\ue0f1", "audio": "\ue0f2"}
+# Private-use characters: one that stands in no text of the conversation marks its pictures while it is rendered.
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 NAMED_TEMPLATES = {
     # ChatML without the default system message that some models insert.
@@ -67,19 +68,14 @@ class Template:
         self.filler = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
     def encode(self, sample: Sample) -> Encoded:
-        """Return the sample with every assistant turn carrying loss, up to and including its stop token."""
-        pieces = list(self._pieces(sample.messages))
-        tokens, learned, feature_mask = [], [], []
-        for text, is_answer in pieces:
-            ids, is_feature = self._tokenise(text)
-            if is_answer:
-                ids, learned_here = self._until_stop(ids)
-                is_feature = is_feature[: len(ids)]
-            else:
-                learned_here = [False] * len(ids)
-            tokens += ids
-            learned += learned_here
-            feature_mask += is_feature
+        """Return the sample with every answer carrying loss, up to and including its stop token.
+
+        An assistant's turn that opens the conversation answers nothing and carries no loss.
+
+        Raises:
+            ModelError: when the chat template hides where answers begin, or a picture has no encoder.
+        """
+        tokens, learned, feature_mask = self._tokenise_all(sample.messages, generate=False)
         # The last token is never an input: nothing is predicted behind it.
         while learned and not learned[-1]:
             tokens.pop(), learned.pop(), feature_mask.pop()
@@ -88,41 +84,56 @@ class Template:
 
     def prompt(self, messages: Sequence[Message]) -> Encoded:
         """Return the conversation up to where the model's answer begins; nothing carries loss."""
-        tokens, feature_mask = self._tokenise(self._render(messages, generate=True))
+        tokens, _, feature_mask = self._tokenise_all(messages, generate=True)
         sample = Sample("prompt", tuple(messages))
         return Encoded(tokens, [IGNORED] * len(tokens), feature_mask, sample)
 
-    def _pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+    def _tokenise_all(self, messages: Sequence[Message], *, generate: bool) -> tuple[list[int], list[bool], list[bool]]:
+        """Return a conversation's ids, which of them are learned, and which are feature fillers."""
+        marks = _free_marks(messages)
+        tokens, learned, feature_mask = [], [], []
+        for text, is_answer in self._pieces(messages, marks, generate=generate):
+            ids, is_feature = self._tokenise(text, marks)
+            if is_answer:
+                ids, is_feature, learned_here = self._until_stop(ids, is_feature)
+            else:
+                learned_here = [False] * len(ids)
+            tokens += ids
+            learned += learned_here
+            feature_mask += is_feature
+        return tokens, learned, feature_mask
+
+    def _pieces(self, messages: Sequence[Message], marks: dict[str, str], *, generate: bool) -> list[tuple[str, bool]]:
         """Return the rendered conversation cut into (text, is an answer) pieces."""
         pieces: list[tuple[str, bool]] = []
-        done = 0
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prompt = self._render(messages[:index], generate=True)
-            whole = self._render(messages[: index + 1], generate=False)
-            if not whole.startswith(prompt):
+        done = ""
+        for end, is_answer in _cuts(messages, generate):
+            text = self._render(messages[:end], marks, generate=not is_answer)
+            if not text.startswith(done):
+                if generate:  # to be answered only: such a conversation was never trained on
+                    return [(self._render(messages, marks, generate=True), False)]
                 raise ModelError(
-                    "the chat template renders a conversation differently once it is answered, so the answer cannot be "
-                    "told from the prompt; set model.llm.chat_template to 'chatml' or to a template of your own"
+                    "the chat template renders a conversation differently once it goes on, so an answer cannot be "
+                    "told from its prompt; set model.llm.chat_template to 'chatml' or to a template of your own"
                 )
-            pieces += [(prompt[done:], False), (whole[len(prompt) :], True)]
-            done = len(whole)
+            pieces.append((text[len(done) :], is_answer))
+            done = text
         return pieces
 
-    def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
-        plain = [{"role": message.role, "content": _content(message)} for message in messages]
+    def _render(self, messages: Sequence[Message], marks: dict[str, str], *, generate: bool) -> str:
+        plain = [{"role": message.role, "content": _content(message, marks)} for message in messages]
         text: str = self.tokenizer.apply_chat_template(
             plain, chat_template=self._template, tokenize=False, add_generation_prompt=generate
         )
         return text
 
-    def _tokenise(self, text: str) -> tuple[list[int], list[bool]]:
+    def _tokenise(self, text: str, marks: dict[str, str]) -> tuple[list[int], list[bool]]:
         """Return ids and which of them are feature fillers; each mark becomes its medium's number of fillers."""
         ids: list[int] = []
         mask: list[bool] = []
-        for piece, medium in _split_at_marks(text):
-            if medium:
+        media = {mark: medium for medium, mark in marks.items()}
+        for piece in re.split(f"([{''.join(media)}])", text):
+            if medium := media.get(piece):
                 count = self.media_tokens.get(medium)
                 if count is None:
                     raise ModelError(f"a message holds {medium}, but model.encoders names no encoder for it")
@@ -134,27 +145,29 @@ class Template:
                 mask += [False] * len(new)
         return ids, mask
 
-    def _until_stop(self, ids: list[int]) -> tuple[list[int], list[bool]]:
-        """Return an answer's ids and which are learned: all up to the first stop token, which is added if missing."""
-        stop = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
-        if stop is None:
-            ids = [*ids, *sorted(self.stop_ids)[:1]]
-            stop = len(ids) - 1
-        return ids, [index <= stop for index in range(len(ids))]
+    def _until_stop(self, ids: list[int], is_feature: list[bool]) -> tuple[list[int], list[bool], list[bool]]:
+        """Return an answer's ids, features, and what is learned: all up to the first stop token, added if missing."""
+        stops = [token in self.stop_ids and not feature for token, feature in zip(ids, is_feature, strict=True)]
+        if not any(stops):
+            added = sorted(self.stop_ids)[:1]
+            ids, is_feature = [*ids, *added], [*is_feature, *(False for _ in added)]
+        last = stops.index(True) if any(stops) else len(ids) - 1
+        return ids, is_feature, [place <= last and not feature for place, feature in enumerate(is_feature)]
 
 
-def _content(message: Message) -> str:
-    return "".join(part.text if isinstance(part, Text) else _MARKS[MEDIA_OF_PART[type(part)]] for part in message.parts)
+def _cuts(messages: Sequence[Message], generate: bool) -> list[tuple[int, bool]]:
+    """Return where a conversation is cut: (messages before the cut, whether an answer ends there)."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant" and index > 0]
+    cuts = [cut for index in answers for cut in ((index, False), (index + 1, True))]
+    return [*cuts, (len(messages), False)] if generate else cuts
 
 
-def _split_at_marks(text: str) -> list[tuple[str, str]]:
-    """Return the text as (piece, "") and ("", medium) in order."""
-    media = {mark: medium for medium, mark in _MARKS.items()}
-    result, piece = [], ""
-    for character in text:
-        if character in media:
-            result += [(piece, ""), ("", media[character])]
-            piece = ""
-        else:
-            piece += character
-    return [*result, (piece, "")]
+def _free_marks(messages: Sequence[Message]) -> dict[str, str]:
+    """Return a mark for each kind of media: characters that no text of the conversation holds."""
+    used = set().union(*(message.text for message in messages))
+    free = (character for character in map(chr, _PRIVATE_USE) if character not in used)
+    return dict(zip(MEDIA_OF_PART.values(), free, strict=False))
+
+
+def _content(message: Message, marks: dict[str, str]) -> str:
+    return "".join(part.text if isinstance(part, Text) else marks[MEDIA_OF_PART[type(part)]] for part in message.parts)

@@ -21,11 +21,12 @@ def question_only(train: Sequence[Sample], test: Sequence[Sample]) -> list[Predi
     The best any model can do from the question alone where the question was seen; unseen ones get the majority.
     """
     answers: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
     for sample in train:
         messages, answer = sample.without_last_answer()
         answers[messages[-1].text][answer] += 1
-    overall = sum(answers.values(), Counter[str]()).most_common(1)[0][0]
-    return _answer(test, lambda question: answers[question].most_common(1)[0][0] if question in answers else overall)
+        overall[answer] += 1
+    return _answer(test, lambda question: answers.get(question, overall).most_common(1)[0][0])
 
 
 def _answer(test: Sequence[Sample], rule: Callable[[str], str]) -> list[Prediction]:

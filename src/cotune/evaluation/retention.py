@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotune.data.collate import collate
 from cotune.messages import TEXT, Message, Text
 from cotune.model.multimodal_lm import MultimodalLM
 
@@ -58,42 +59,31 @@ def text_retention(base: Any, model: MultimodalLM, max_new_tokens: int = 24) -> 
     """
     was_training = model.training
     model.eval()
+    untouched = MultimodalLM(base, model.template)
     divergences, agreements = [], []
     for question in PROMPTS:
-        prompt = torch.tensor([_prompt(model, question)], device=model.device)
-        reply = _greedy(base, model, prompt, max_new_tokens)
+        prompt, reply = _greedy(untouched, question, max_new_tokens)
+        tokens = torch.tensor([prompt + reply], device=model.device)
         model.route([TEXT])
-        there = _log_probabilities(base, reply, prompt.shape[1])
-        here = _log_probabilities(model.llm, reply, prompt.shape[1])
+        there = _log_probabilities(base, tokens, len(prompt))
+        here = _log_probabilities(model.llm, tokens, len(prompt))
         divergences.append((there.exp() * (there - here)).sum(-1))  # [reply tokens]
         agreements.append(there.argmax(-1) == here.argmax(-1))
-    model.route([TEXT])
-    prompt = torch.tensor([_prompt(model, PROMPTS[0])], device=model.device)
-    reply = _greedy(model.llm, model, prompt, max_new_tokens)
+    _, reply = _greedy(model, PROMPTS[0], max_new_tokens)
     model.train(was_training)
-    text = model.template.tokenizer.decode(reply[0, prompt.shape[1] :], skip_special_tokens=True)
     return TextRetention(
         kl=float(torch.cat(divergences).mean()),
         agreement=float(torch.cat(agreements).double().mean()),
         question=PROMPTS[0],
-        reply=text.strip(),
+        reply=model.template.tokenizer.decode(reply, skip_special_tokens=True).strip(),
     )
 
 
-def _prompt(model: MultimodalLM, question: str) -> list[int]:
-    return model.template.prompt([Message("user", (Text(question),))]).tokens
-
-
-def _greedy(llm: Any, model: MultimodalLM, prompt: Tensor, max_new_tokens: int) -> Tensor:
-    reply: Tensor = llm.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=model.template.filler,
-        eos_token_id=sorted(model.template.stop_ids),
-    )
-    return reply
+def _greedy(model: MultimodalLM, question: str, max_new_tokens: int) -> tuple[list[int], list[int]]:
+    """Return the tokens of a question and of the model's reply, the stop token included."""
+    prompt = model.template.prompt([Message("user", (Text(question),))])
+    batch = collate([prompt], model.template.filler, None).to(model.device)
+    return prompt.tokens, [step[0] for step in model.decode(batch, max_new_tokens)]
 
 
 def _log_probabilities(llm: Any, tokens: Tensor, start: int) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cotune.errors import ModelError, nearest
+from cotune.whole_file import write_whole
 
 Scores = dict[str, float | None]
 
@@ -32,8 +33,8 @@ class Prediction:
 
 
 def normalise(answer: str) -> str:
-    """Return an answer for comparison: lower case, single spaces, no full stop at the end."""
-    return " ".join(answer.lower().split()).removesuffix(".")
+    """Return an answer for comparison: lower case, single spaces, no full stops at the end."""
+    return " ".join(answer.lower().split()).rstrip(" .")
 
 
 def share(flags: Iterable[bool]) -> float | None:
@@ -95,10 +96,8 @@ def check_task(task: str) -> None:
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
     """Write one JSON object per line, with whether it is correct."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as stream:
-        for item in predictions:
-            stream.write(json.dumps(asdict(item) | {"correct": item.correct}, ensure_ascii=False) + "\n")
+    rows = (json.dumps(asdict(item) | {"correct": item.correct}, ensure_ascii=False) for item in predictions)
+    write_whole(file, "".join(row + "\n" for row in rows))
 
 
 def read_predictions(file: Path) -> list[Prediction]:

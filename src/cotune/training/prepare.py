@@ -17,7 +17,7 @@ from cotune.data.drawing import Drawer
 from cotune.data.media import check_media, load_image
 from cotune.data.sources import SourceSamples, read_source, split_by_media
 from cotune.errors import DataError
-from cotune.messages import MEDIA_OF_PART, TEXT, Message, Sample
+from cotune.messages import MEDIA_OF_PART, TEXT, Audio, Image, Message, Sample, question_answer
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
@@ -65,7 +65,9 @@ def read_samples(data: Data, seed: int, *, test_limit: int | None = None) -> Sam
     _finish(result, data)
     empty = [source.path for source, samples in zip(data.train, result.train, strict=True) if not samples]
     if empty:
-        raise DataError("no training samples are left", [f"{path}: lower data.validation_share" for path in empty])
+        raise DataError(
+            "no training samples are left", [f"{path}: lower data.validation_share or mend its media" for path in empty]
+        )
     return result
 
 
@@ -117,7 +119,7 @@ def _finish(samples: Samples, data: Data) -> None:
         samples.validation = [without_media(sample) for sample in samples.validation]
         samples.test = [without_media(sample) for sample in samples.test]
     kinds = {"train": samples.all_train, "validation": samples.validation, "test": samples.test}
-    samples.counts |= Counter({name: len(found) for name, found in kinds.items()})
+    samples.counts.update({name: len(found) for name, found in kinds.items()})
 
 
 def _read(source: Source, counts: Counter[str]) -> SourceSamples:
@@ -135,7 +137,8 @@ def _apply_media_policy(samples: Samples, data: Data) -> None:
         return
     if data.bad_media == "error":
         raise DataError("media that cannot be used (data.bad_media=drop leaves their samples out)", problems)
-    bad = {path for path in samples.media_paths() if check_media([_probe(path)])}
+    shown = dict.fromkeys(medium for sample in everything for medium in sample.media)
+    bad = {medium for medium in shown if check_media([_showing(medium)])}
     before = len(everything)
     samples.train = [[s for s in source if not _uses(s, bad)] for source in samples.train]
     samples.validation = [s for s in samples.validation if not _uses(s, bad)]
@@ -144,14 +147,12 @@ def _apply_media_policy(samples: Samples, data: Data) -> None:
     samples.counts["dropped for bad media"] = before - after
 
 
-def _probe(path: Path) -> Sample:
-    from cotune.messages import Image, question_answer
-
-    return question_answer(str(path), "", "", media=[Image(path)])
+def _showing(medium: Image | Audio) -> Sample:
+    return question_answer("", "", "", media=[medium])
 
 
-def _uses(sample: Sample, bad: set[Path]) -> bool:
-    return any(medium.path in bad for medium in sample.media)
+def _uses(sample: Sample, bad: set[Image | Audio]) -> bool:
+    return not bad.isdisjoint(sample.media)
 
 
 def without_media(sample: Sample) -> Sample:

@@ -1,0 +1,97 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.data.collate import Batch, collate
+from cotune.data.template import IGNORED, Encoded
+from cotune.messages import Image, Message, Sample, Text
+
+FILLER = 9
+
+
+def load(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """One row a picture: its number."""
+    return {"pixels": torch.tensor([[float(path.stem)] for path in paths])}
+
+
+def encoded(tokens: list[int], learned: list[bool], pictures: Sequence[int] = ()) -> Encoded:
+    """A sample whose pictures, one token each, stand in front of the tokens."""
+    parts = tuple(Image(Path(f"{number}.png")) for number in pictures)
+    targets = [token if learn else IGNORED for token, learn in zip(tokens, learned, strict=True)]
+    media = len(pictures)
+    return Encoded(
+        [FILLER] * media + tokens,
+        [IGNORED] * media + targets,
+        [True] * media + [False] * len(tokens),
+        Sample("s", (Message("user", (*parts, Text("t"))),)),
+    )
+
+
+rows = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=7)
+samples = st.builds(
+    lambda row, pictures: encoded([token for token, _ in row], [learn for _, learn in row], pictures),
+    rows,
+    st.lists(st.integers(0, 99), max_size=3),
+)
+
+
+@given(st.lists(samples, min_size=1, max_size=5), st.booleans())
+def test_every_row_holds_its_sample_and_padding_on_one_side(batch, pad_left):
+    result = collate(batch, FILLER, load, pad_left=pad_left)
+    longest = max(len(row) for row in batch)
+    for index, row in enumerate(batch):
+        space = longest - len(row)
+        before, after = (space, 0) if pad_left else (0, space)
+        for tensor, values, empty in (
+            (result.tokens, row.tokens, FILLER),
+            (result.targets, row.targets, IGNORED),
+            (result.feature_mask, row.feature_mask, False),
+        ):
+            assert tensor[index].tolist() == [empty] * before + values + [empty] * after
+    assert result.lengths == [len(row) for row in batch]
+    assert (result.tokens.dtype, result.targets.dtype) == (torch.int64, torch.int64)
+
+
+@given(st.lists(samples, min_size=1, max_size=5), st.booleans())
+def test_media_rows_come_in_the_order_in_which_features_stand_in_the_batch(batch, pad_left):
+    result = collate(batch, FILLER, load, pad_left=pad_left)
+    pictures = [medium for row in batch for medium in row.sample.media]
+    if not pictures:
+        assert result.media is None
+        return
+    assert result.media is not None
+    # What splicing does: the features fill the marked places row by row.
+    spliced = torch.full(result.tokens.shape, -1.0).masked_scatter(result.feature_mask, result.media["pixels"])
+    for index, row in enumerate(batch):
+        there = spliced[index][result.feature_mask[index]].tolist()
+        assert there == [float(medium.path.stem) for medium in row.sample.media]
+
+
+def test_modalities_are_named_row_by_row():
+    result = collate([encoded([1], [True]), encoded([1], [True], [4])], FILLER, load)
+    assert result.modalities == ["text", "image"]
+
+
+def test_a_batch_of_text_needs_no_media():
+    result = collate([encoded([1, 2], [False, True])], FILLER, None)
+    assert result.media is None
+    assert result.targets.tolist() == [[IGNORED, 2]]
+
+
+def test_pictures_that_nothing_loads_are_an_error():
+    with pytest.raises(ValueError, match="nothing loads the media"):
+        collate([encoded([1], [True], [4])], FILLER, None)
+
+
+def test_a_batch_moves_as_a_whole():
+    batch = collate([encoded([1, 2], [False, True], [7])], FILLER, load)
+    moved = batch.to(torch.device("meta"))
+    assert moved.media is not None
+    tensors = [moved.tokens, moved.targets, moved.feature_mask, *moved.media.values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert (moved.lengths, moved.modalities) == (batch.lengths, batch.modalities)
+    assert isinstance(moved, Batch)
