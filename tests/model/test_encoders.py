@@ -194,7 +194,6 @@ def test_random_weights_are_the_same_every_time_and_other_than_the_pretrained(fo
         ("lora", {}, r"tune=lora"),
         ("adapters", {"adapted_stages": 7}, r"adapted_stages=7: at most 6 .*stage7"),
         ("adapters", {"taps": ["stage2"], "adapted_stages": 2}, r"adapted_stages=2: at most 1 .*stage2"),
-        ("adapters", {"adapters": {"dropout": 1.0}}, "dropout"),
     ],
 )
 def test_what_the_encoder_cannot_do_is_an_error_that_says_so(

@@ -117,7 +117,6 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(root: Path)
         (["model.encoders.image.taps=[last]"], "no tap 'last'"),
         (["components.vision.tune=lora"], "tune=lora"),
         (["model.llm.adapters={rank: 3, groups: 3}"], r"groups \(3\) must divide the model's width \(32\)"),
-        (["model.llm.adapters.dropout=1.0"], "dropout"),
     ],
 )
 def test_what_cannot_be_built_is_an_error_that_names_the_key(root: Path, overrides: list[str], text: str) -> None:
