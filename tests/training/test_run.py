@@ -16,7 +16,7 @@ from cotune.run_folder import RunFolder, open_run
 from cotune.trace import read_trace
 from cotune.training.baselines import CHANGES, baseline_recipe, result_table, run_baselines
 from cotune.training.loop import TrainingLoop
-from cotune.training.run import evaluate_run, train
+from cotune.training.run import evaluate_run, prepare_training, train
 from tests.tiny import tiny_recipe
 
 
@@ -235,6 +235,14 @@ def test_text_mixed_with_pictures_trains_an_expert_of_its_own(root: Path) -> Non
     experts = model.adapters.site_adapters[0].up.detach()
     assert experts.shape[0] == 2
     assert all(expert.any() for expert in experts)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_connector_is_standardised_only_when_the_recipe_says_so(root: Path, standardize: bool) -> None:
+    recipe = tiny_recipe(root, f"model.connector.standardize={str(standardize).lower()}")
+    connector = prepare_training(recipe, console()).model.connector
+    assert connector is not None
+    assert bool(connector.mean.any()) == standardize
 
 
 def test_a_recipe_error_is_raised_before_the_run_folder_is_made(root: Path) -> None:

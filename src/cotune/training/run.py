@@ -78,8 +78,9 @@ def prepare_training(recipe: Recipe, console: Console) -> Prepared:
     samples = read_samples(recipe.data, recipe.seed, test_limit=recipe.evaluation.limit)
     leave_out_frozen_text(samples, recipe)
     prepared = _prepare(recipe, samples, console)
-    train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
-    standardize_connector(prepared.model, prepared.load_media, train)
+    if recipe.model.connector.standardize:
+        train = list(dict.fromkeys(medium.path for sample in samples.all_train for medium in sample.media))
+        standardize_connector(prepared.model, prepared.load_media, train)
     return prepared
 
 
