@@ -88,6 +88,19 @@ def test_a_second_cache_reads_what_the_first_has_stored(paths: list[Path], folde
     assert not list(folder.rglob("*.tmp"))
 
 
+def test_another_order_and_one_of_the_folders_are_found_again(paths: list[Path], folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "0.png"
+    other.parent.mkdir()
+    random_picture(9, 4, 4).save(other)
+    cache(Corner(), folder).prepare([other, *paths])
+    shuffled, alone = cache(Corner(), folder), cache(Corner(), folder)
+    shuffled.prepare([*reversed(paths), other])
+    alone.prepare([other])
+    assert shuffled.computed == alone.computed == 0
+    expected = cache(Corner(), None).rows([*paths, other])
+    assert all(rows.equal(expected[name]) for name, rows in shuffled.rows([*paths, other]).items())
+
+
 def test_pictures_prepared_later_stand_behind_the_earlier_ones(paths: list[Path], folder: Path) -> None:
     made = cache(Corner(), folder)
     made.prepare(paths[:2])

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -37,21 +38,32 @@ class FeatureCache:
         self._rows: dict[str, Tensor] = {}
 
     def prepare(self, paths: Sequence[Path], advance: Advance | None = None) -> None:
-        """Load or compute the rows of a set of pictures, and store them for the next run."""
-        paths = [path for path in dict.fromkeys(paths) if path not in self._row]
+        """Load or compute the rows of a set of pictures, and store them for the next run.
+
+        Each folder's pictures are stored together, in the order of their names: another seed, which splits them
+        otherwise, or a run that only scores the test set, finds them again.
+        """
+        paths = sorted({path for path in paths if path not in self._row}, key=lambda path: (path.parent, path.name))
         if not paths or not self.encoder.cacheable:
             return
-        stored = self._stored_file(paths)
-        rows = _read(stored, len(paths))
-        if rows is None:
-            rows = self._compute(paths, advance)
-            if stored is not None:
-                self.not_stored = _write(stored, rows)
-        elif advance is not None:
-            advance(len(paths))
+        parts = [self._folder_rows(list(group), advance) for _, group in groupby(paths, key=lambda path: path.parent)]
         start = len(self._row)
         self._row |= {path: start + offset for offset, path in enumerate(paths)}
-        self._rows = {name: torch.cat([self._rows[name], new]) if start else new for name, new in rows.items()}
+        if start:
+            parts.insert(0, self._rows)
+        self._rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _folder_rows(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
+        stored = self._stored_file(paths)
+        rows = _read(stored, len(paths))
+        if rows is not None:
+            if advance is not None:
+                advance(len(paths))
+            return rows
+        rows = self._compute(paths, advance)
+        if stored is not None:
+            self.not_stored = _write(stored, rows) or self.not_stored
+        return rows
 
     def rows(self, paths: Sequence[Path]) -> dict[str, Tensor]:
         """Return the trunk's output for pictures in order, one row each."""
