@@ -54,8 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--name", default="quickstart")
+    parser.add_argument("--note", default="", help="what a reader must know about these runs")
     arguments = parser.parse_args()
     summary = summarise([RunFolder(path).read_result() for path in arguments.runs], arguments.name)
+    summary["note"] = arguments.note
     rows = [
         [key, *(f"{values[part]:.4g}" for part in ("mean", "smallest", "largest"))]
         for key, values in (summary["scores"] | summary["costs"]).items()
