@@ -92,7 +92,7 @@ def test_runs_are_set_aside_under_the_first_free_number(tmp_path):
 
 
 def test_a_run_goes_on_with_the_recipe_it_was_started_with(run):
-    run.check_resume(recipe())
+    assert run.check_resume(recipe()) is None
 
 
 def test_a_changed_recipe_is_refused_with_every_changed_key(run):

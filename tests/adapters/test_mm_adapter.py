@@ -96,7 +96,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     adapter = make_adapter(width=4, rank=2)
     hidden = torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(2, 2, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda x, w: run(adapter, x, w), (hidden, weights))
+    assert torch.autograd.gradcheck(lambda x, w: run(adapter, x, w), (hidden, weights))
 
 
 @pytest.mark.parametrize("batch_rows", [1, 3])

@@ -140,7 +140,7 @@ def test_an_unknown_task_is_named_with_the_nearest_one(use):
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_known_task_passes_the_check(task):
-    check_task(task)
+    assert check_task(task) is None
 
 
 @given(rows=st.lists(predictions, max_size=4))
