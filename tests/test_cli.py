@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import errno
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def test_a_run_is_trained_scored_and_talked_to(
     printed = capsys.readouterr().out
     assert "Run folder:" in printed
     assert "question only" in printed
+    line = printed.partition("Try it:")[2].strip()
+    assert run(*shlex.split(line)[1:], "--max-new-tokens", "2") == 0  # the line works as it is printed
     folder = root / "run"
     for name in ("recipe.yaml", "trace.jsonl", "result.json", "curves.png", "gallery.png", "adapter/adapter.json"):
         assert (folder / name).is_file(), name

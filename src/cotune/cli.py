@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,7 +158,19 @@ def _finish(run: RunFolder, console: Console) -> None:
         f"{result['trainable_parameters']:,} trained parameters, peak memory {memory:.1f} GiB"
     )
     console.print(f"Run folder: {run.path}")
-    console.print(f"Try it:     cotune chat {run.path} --image PICTURE.png --prompt 'what color is the shape?'")
+    console.print(f"Try it:     {_chat_line(run)}", soft_wrap=True)
+
+
+def _chat_line(run: RunFolder) -> str:
+    """Return a chat command that works as it stands: with a picture and question of the test set, when there is one."""
+    from cotune.evaluation.tasks import read_predictions
+
+    command = ["cotune", "chat", str(run.path)]
+    predictions = run.path / "predictions.jsonl"
+    for item in read_predictions(predictions)[:1] if predictions.exists() else []:
+        command += [part for path in item.media[:1] for part in ("--image", path)]
+        command += ["--prompt", item.question]
+    return shlex.join(command)
 
 
 def main() -> None:
