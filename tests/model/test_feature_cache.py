@@ -74,7 +74,7 @@ def test_every_picture_is_computed_once_and_given_in_any_order_and_number(paths:
     assert_right(made, [paths[3], paths[0], paths[0], paths[4]])
     assert_right(made, paths[::-1])
     assert (made.computed, encoder.seen, sum(advanced)) == (5, 5, 5)
-    assert {name: len(rows) for name, rows in made.all_rows().items()} == {"corner": 5, "sum": 5}
+    assert {name: len(rows) for name, rows in made._rows.items()} == {"corner": 5, "sum": 5}
     assert made.not_stored == ""
 
 

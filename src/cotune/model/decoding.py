@@ -1,7 +1,7 @@
 """Greedy decoding over a key-value cache, one token for every unfinished row at a time.
 
-Written out rather than borrowed from transformers' `generate`, which runs the output layer on a non-contiguous slice:
-on CPU in bfloat16 that takes longer than all layers together (measured: 75 ms a question against 9).
+Written out rather than borrowed from transformers' `generate`, which runs the output layer on a non-contiguous slice,
+slow on CPU in bfloat16: the same 640 questions took 48 s that way and 6 s this way (one run each, two cores).
 """
 
 from __future__ import annotations

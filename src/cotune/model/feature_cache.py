@@ -72,10 +72,6 @@ class FeatureCache:
             return {name: rows[index] for name, rows in self._rows.items()}
         return self._compute(paths, None)
 
-    def all_rows(self) -> dict[str, Tensor]:
-        """Return every stored row."""
-        return self._rows
-
     @torch.no_grad()
     def _compute(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
         device = next(self.encoder.parameters()).device
