@@ -219,9 +219,7 @@ def test_who_waits_too_long_is_turned_away_and_who_runs_too_long_is_ended(
         model.template.stop_ids.update(model_of_the_never_ending)
 
 
-def test_a_cancelled_request_is_not_computed_any_further(
-    engine_of: Make, model: MultimodalLM, tiny_root: Path
-) -> None:
+def test_a_cancelled_request_is_not_computed_any_further(engine_of: Make, model: MultimodalLM, tiny_root: Path) -> None:
     engine = engine_of()
     stop_ids = set(model.template.stop_ids)
     model.template.stop_ids.clear()

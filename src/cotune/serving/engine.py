@@ -126,9 +126,9 @@ class Engine:
         self._turn_away()
         self._admit()
         busy = any(batch.answers for batch in self._batches.values())
-        if self._prefill is not None:
-            if self._prefill.generation.cancelled or self._prefill.go_on(_PIECE if busy else None, self._tokenizer):
-                self._prefill = None
+        reading, tokens = self._prefill, _PIECE if busy else None
+        if reading is not None and (reading.generation.cancelled or reading.go_on(tokens, self._tokenizer)):
+            self._prefill = None
         for batch in self._batches.values():
             batch.drop()
             if batch.answers:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from cotune.data.template import Encoded
-from cotune.serving.sampling import SamplingSettings
+from cotune.serving.sampling import GREEDY, SamplingSettings
 
 # Why an answer ended: by itself or a stop text; at its longest; at the end of its time.
 Reason = Literal["stop", "length", "time"]
@@ -67,7 +67,7 @@ class Generation:
     listener: Callable[[Event], None]
     max_tokens: int
     deadline: float
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: SamplingSettings = GREEDY
     stops: tuple[str, ...] = ()
     choices: int = 1
     cancelled: bool = False

@@ -66,6 +66,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self.layers: list[_Layer] = []
         self.window = _Window()
         self.lengths: list[int] = []
 
@@ -146,5 +147,3 @@ def _moved(old: Tensor, rows: int, width: int, used: slice, columns: slice, targ
     new = old.new_zeros(rows, old.shape[1], width + AHEAD, old.shape[3])
     new[used, :, target] = old[used, :, columns]
     return new
-
-

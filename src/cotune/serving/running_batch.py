@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cotune.model.growing_text import GrowingText
 from cotune.model.multimodal_lm import MultimodalLM
-from cotune.serving.generation import Ended, Generation, Piece
+from cotune.serving.generation import Ended, Generation, Piece, Reason
 from cotune.serving.row_cache import RowCache
 from cotune.serving.sampling import Sampler, choose
 
@@ -42,7 +42,7 @@ class Answer:
         if piece:
             self.generation.listener(Piece(self.choice, piece))
         if self.ended:
-            reason = "stop" if self.text.stopped else "length" if at_longest else "time"
+            reason: Reason = "stop" if self.text.stopped else "length" if at_longest else "time"
             self.generation.listener(Ended(self.choice, reason, self._made))
 
 

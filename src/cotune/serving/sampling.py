@@ -21,6 +21,9 @@ class SamplingSettings:
     seed: int | None = None
 
 
+GREEDY = SamplingSettings()
+
+
 class Sampler:
     """The dice of one answer. The same seed gives the same tokens, whoever is answered at the same time."""
 
