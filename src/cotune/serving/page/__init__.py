@@ -18,9 +18,9 @@ def page() -> bytes:
 def page_headers(content: bytes) -> dict[str, str]:
     """Return the headers to send `content` with: its type, and what the browser may do with it.
 
-    The content security policy (CSP, level 3) names the page's own scripts and styles by their SHA-256, so that no other
-    script runs, whatever a model answers; it allows requests to the page's own origin only. Trusted Types forbid turning
-    text into HTML even where such a script would try.
+    The content security policy (W3C, level 3) names the page's own script and style by their SHA-256, so that no other
+    one runs, whatever a model answers, and allows requests to the page's own origin only. Trusted Types forbid the
+    page's own script to turn text into HTML.
     """
     policy = {
         "default-src": "'none'",
