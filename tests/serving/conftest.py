@@ -1,14 +1,18 @@
-"""Fixtures for the page: a browser for each file, a server and a fresh tab for each test."""
+"""Fixtures for the page (a browser for each file, a fresh tab for each test) and for the server (one tiny model)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cotune.model.multimodal_lm import MultimodalLM
+from tests.model.test_joined_media import fresh
 from tests.serving.browser import Shown, chromium
 from tests.serving.fake_server import FakeServer, serving
+from tests.serving.live_server import Live, live_server
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +37,16 @@ def shown(browser: Any, server: FakeServer) -> Iterator[Shown]:
     yield page
     context.close()
     assert page.faults == []
+
+
+@pytest.fixture(scope="session")
+def served_model(tiny_root: Path) -> MultimodalLM:
+    """A tiny model that sees and hears, whose every adapter does something; no test may change it."""
+    return fresh(tiny_root)
+
+
+@pytest.fixture(scope="module")
+def live(served_model: MultimodalLM) -> Iterator[Live]:
+    """A real server of it on a real port, for all tests of a file."""
+    with live_server(served_model) as running:
+        yield running

@@ -116,6 +116,6 @@ def event(body: Body | str) -> bytes:
     return f"data: {body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 
-def model_body(name: str, created: int) -> Body:
-    """Return the entry of a model in the list of models."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "cotune"}
+def model_body(name: str, created: int, media: Sequence[str]) -> Body:
+    """Return the entry of a model in the list of models; `media` is what it reads beside text."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "cotune", "cotune": {"media": list(media)}}

@@ -21,7 +21,7 @@ from cotune.serving.exchange import ClientLeftError, ConversationService
 from cotune.serving.guard import Guard
 from cotune.serving.limits import Limits
 from cotune.serving.metrics import Metrics
-from cotune.serving.page_file import content_policy, read_page
+from cotune.serving.page import page, page_headers
 
 # What nobody receives any more; for the count of responses.
 _CLIENT_LEFT = 499
@@ -45,12 +45,12 @@ def make_app(
         engine.stop()
 
     app = FastAPI(title="cotune", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
-    _add_models(app, name)
+    _add_models(app, name, sorted(engine.model.encoders))
     _add_chat(app, service)
     _add_watching(app, engine, metrics)
     _add_page(app)
     _answer_errors(app)
-    describe(app, key=key is not None)
+    describe(app, name, key=key is not None)
     return Guard(app, limits=limits, key=key, hosts=hosts, count=lambda status: metrics.responses.labels(status).inc())
 
 
@@ -66,20 +66,20 @@ def _add_chat(app: FastAPI, service: ConversationService) -> None:
         return JSONResponse(await service.whole(exchange, request.receive))
 
 
-def _add_models(app: FastAPI, name: str) -> None:
+def _add_models(app: FastAPI, name: str, media: list[str]) -> None:
     created = int(time.time())
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """List the models: one."""
-        return {"object": "list", "data": [model_body(name, created)]}
+        return {"object": "list", "data": [model_body(name, created, media)]}
 
     @app.get("/v1/models/{model}")
     async def model(model: str) -> dict[str, Any]:
         """Describe a model."""
         if model != name:
             raise RequestError(404, f"only '{name}' is served", code="model_not_found", param="model")
-        return model_body(name, created)
+        return model_body(name, created, media)
 
 
 def _add_watching(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
@@ -96,15 +96,12 @@ def _add_watching(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    page = read_page()
-    if page is None:
-        return
-    headers = {"Content-Security-Policy": content_policy(page)}
+    content = page()
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         """Return the page."""
-        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+        return Response(content, headers=page_headers(content))
 
 
 def _answer_errors(app: FastAPI) -> None:

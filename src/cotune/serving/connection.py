@@ -12,6 +12,8 @@ from cotune.errors import RequestError
 from cotune.serving.answer_bodies import error_body
 from cotune.serving.limits import Limits
 
+# Seconds in which what a refused client still sends is thrown away.
+_LINGER = 0.5
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 429: "Too Many Requests"}
 
 
@@ -23,6 +25,7 @@ def connections_within(limits: Limits) -> type[H11Protocol]:
 
     class BoundedConnection(H11Protocol):
         _header_timer: asyncio.TimerHandle | None = None
+        _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -34,7 +37,7 @@ def connections_within(limits: Limits) -> type[H11Protocol]:
             self._expect_header()
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
+            if self._refused or self.transport.is_closing():
                 return
             if self._header_timer is None and not self._answering():
                 self._expect_header()
@@ -70,8 +73,13 @@ def connections_within(limits: Limits) -> type[H11Protocol]:
                 self._refuse(RequestError(408, "the header did not arrive in time"))
 
         def _refuse(self, error: RequestError) -> None:
+            self._stop_timer()
+            self._refused = True
             self.transport.write(_raw(error))
-            self.transport.close()
+            # Closed at once while more comes in, the client would see a reset instead of the reason.
+            wait = 0.0 if error.status == 429 else _LINGER
+            self.transport.write_eof()
+            self.loop.call_later(wait, self.transport.close)
 
     return BoundedConnection
 

@@ -38,20 +38,21 @@ _ERROR = {
 }
 
 
-def describe(app: FastAPI, *, key: bool) -> None:
-    """Let the application describe itself: the body that it reads by hand, its errors, and the key if it asks for it."""
+def describe(app: FastAPI, model: str, *, key: bool) -> None:
+    """Let an application describe itself: the body it reads by hand, its errors, and the key if it asks for one."""
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema = _completed(made, key)
+            app.openapi_schema = _completed(made, model, key)
         return app.openapi_schema
 
     app.openapi = description  # type: ignore[method-assign]
 
 
-def _completed(made: dict[str, Any], key: bool) -> dict[str, Any]:
+def _completed(made: dict[str, Any], model: str, key: bool) -> dict[str, Any]:
     body = ChatRequest.model_json_schema(ref_template=_REFERENCE)
+    body["properties"]["model"]["enum"] = [model]
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     schemas |= body.pop("$defs", {}) | {"ChatRequest": body, "Error": _ERROR}
     for name in ("HTTPValidationError", "ValidationError"):
