@@ -65,6 +65,7 @@ class Guard:
             abort = scope.get("state", {}).get("abort")
             if abort is not None:
                 abort()
+                await asyncio.sleep(0)  # the connection notices, and what calls this expects no answer any more
         finally:
             self._bytes -= taken
 

@@ -15,6 +15,7 @@ from cotune.errors import ServeError
 from cotune.model.loading import load_tuned
 from cotune.run_folder import open_run
 from cotune.serving.api import make_app
+from cotune.serving.cache_check import check_rows_can_share
 from cotune.serving.connection import connections_within
 from cotune.serving.engine import Engine
 from cotune.serving.limits import Limits
@@ -44,6 +45,7 @@ def serve_run(
 
     Raises:
         ServeError: for an address others can reach without a key, and for one that cannot be had.
+        ServeError: for a model whose answers cannot be computed together, and for one that hears without the libraries.
         RunFolderError: when `run` is no run folder.
     """
     check_key(host, key)
@@ -52,6 +54,7 @@ def serve_run(
         model = load_tuned(recipe, folder.adapter)
         if "audio" in model.encoders:
             _need_sound_libraries()
+        check_rows_can_share(model)
         engine = Engine(model, find_ways(model, fold=fold, say=say), rows=limits.rows, queue=limits.queue)
         say(f"Paths: {count_paths(list(engine.ways.values()))}")
         server = make_server(folder.path.resolve().name, engine, limits, host=host, key=key)

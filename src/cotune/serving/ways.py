@@ -68,7 +68,7 @@ def _unfolded(model: MultimodalLM, modality: str) -> Way:
     index = adapters.modalities.index(modality)
     with torch.no_grad():
         routing = [[round(weight, 4) for weight in table[index].tolist()] for table in adapters.tables()]
-    return Way(modality, "routed" if any(map(any, routing)) else "base", body, True, routing)
+    return Way(modality, "base" if adapters.leaves_alone(modality) else "routed", body, True, routing)
 
 
 def _folded_body(
