@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.browser import Shown
-from tests.serving.fake_server import FakeServer, Reply
-from tests.serving.page_media import picture, sent_media, sound
+from tests.serving.page.browser import Shown
+from tests.serving.page.fake_server import FakeServer, Reply
+from tests.serving.page.media import picture, sent_media, sound
 
 DROP = """([selector, type, files]) => {
   const data = new DataTransfer();

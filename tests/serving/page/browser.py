@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.fake_server import FakeServer
+from tests.serving.page.fake_server import FakeServer
 
 # A microphone that beeps, and nobody who must be asked whether it may be used.
 _MICROPHONE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]

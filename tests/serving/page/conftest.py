@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving.browser import Shown, chromium
-from tests.serving.fake_server import FakeServer, serving
+from tests.serving.page.browser import Shown, chromium
+from tests.serving.page.fake_server import FakeServer, serving
 
 
 @pytest.fixture(scope="module")
