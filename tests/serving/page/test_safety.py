@@ -116,6 +116,7 @@ ERRORS = {
     "busy": (Refusal(429, "The queue is full.", {"Retry-After": "7"}), ["The queue is full.", "Retry in 7 seconds."]),
     "too large": (Refusal(413, "The body has 30 MiB; 20 are allowed."), ["20 are allowed", "leave something out"]),
     "bad": (Refusal(400, "temperature: must be at most 2"), ["must be at most 2", "Edit the question"]),
+    "elsewhere": (Refusal(403, "Not called by that name."), ["Not called by that name.", "the server printed"]),
     "server": (Refusal(500, "Something broke."), ["Something broke.", "the server's terminal says more"]),
     "cut": (Reply(["half "], finish=None), ["The answer broke off.", "cotune serve"]),
     "told midway": (Reply(["half "], error="out of memory", finish=None), ["out of memory", "Retry"]),
@@ -136,6 +137,15 @@ def test_an_error_is_shown_with_what_to_do(shown: Shown, server: FakeServer, kin
     shown.button("Retry").first.click()  # and can still be had
     assert shown.wait() == "Fine."
     assert server.asked[-1]["content"][-1]["text"] == "A question that fails"
+
+
+def test_a_server_that_comes_up_late_is_found(shown: Shown, server: FakeServer) -> None:
+    server.key = "not yet"
+    shown.open()
+    shown.tab.keyboard.press("Escape")
+    server.key = None
+    assert shown.ask_and_wait("Hello") == "It is blue."
+    assert server.requests[-1]["model"] == "quickstart"
 
 
 def test_a_server_that_is_gone_is_said(shown: Shown, server: FakeServer) -> None:
