@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
 
-from cotune.serving.page_file import content_policy, read_page
+from cotune.serving.page import page, page_headers
 
 
 @dataclass
@@ -78,9 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
         if self.path == "/":
-            page = read_page() or b""
-            policy = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": content_policy(page)}
-            self._send(200, page, policy)
+            content = page()
+            self._send(200, content, page_headers(content))
         elif self.path != "/v1/models":
             self._refuse(Refusal(404, "There is nothing here."))
         elif self._may():

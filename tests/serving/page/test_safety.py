@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cotune.serving.page_file import content_policy, read_page
+from cotune.serving.page import page, page_headers
 from tests.serving.page.browser import Shown
 from tests.serving.page.fake_server import FakeServer, Refusal, Reply
 
@@ -52,11 +52,10 @@ class _Blocks(HTMLParser):
 
 
 def test_the_policy_names_the_pages_own_script_and_style_and_nothing_else() -> None:
-    content = read_page()
-    assert content is not None
+    content = page()
     found = _Blocks()
     found.feed(content.decode())
-    header = content_policy(content)
+    header = page_headers(content)["Content-Security-Policy"]
     policy = dict(part.strip().split(" ", 1) for part in header.split(";"))
     for tag, (block,) in found.blocks.items():
         expected = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
