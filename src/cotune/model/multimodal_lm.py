@@ -17,6 +17,7 @@ from cotune.data.template import IGNORED, Template
 from cotune.model.connector import Connector
 from cotune.model.decoding import decode_greedily
 from cotune.model.encoders import FeatureEncoder
+from cotune.model.growing_text import GrowingText
 from cotune.model.kept_prefix import KeptPrefix
 from cotune.model.packed_rows import check_positions_isolate
 from cotune.model.tuning import checkpointed_layers
@@ -172,16 +173,11 @@ class MultimodalLM(nn.Module):
 
     def stream(self, batch: Batch, max_new_tokens: int, kept: KeptPrefix | None = None) -> Iterator[str]:
         """Yield the answer to a batch of one as text, piece by piece; `kept` is the conversation's computed past."""
-        tokens: list[int] = []
-        text = shown = ""
+        text = GrowingText(self.template.tokenizer, self.template.stop_ids)
         for step in self.decode(batch, max_new_tokens, None if kept is None else kept.cache):
-            tokens.append(step[0])
             if kept is not None:
                 kept.add(step[0])
-            text = self.template.tokenizer.decode(self._until_stop(tokens), skip_special_tokens=True)
-            # A character of several tokens shows as a replacement mark until it is complete.
-            if len(text) > len(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        if len(text) > len(shown):  # it never was completed
-            yield text[len(shown) :]
+            if piece := text.add(step[0]):
+                yield piece
+        if piece := text.finish():  # a character that never was completed
+            yield piece
