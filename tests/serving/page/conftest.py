@@ -29,7 +29,7 @@ def server() -> Iterator[FakeServer]:
 def shown(browser: Any, server: FakeServer) -> Iterator[Shown]:
     """The page, open; a script error or something the policy refused fails the test."""
     context = browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme="light")
-    page = Shown(context, server).open()
+    page = Shown(context, server.address).open()
     yield page
     context.close()
     assert page.faults == []

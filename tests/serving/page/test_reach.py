@@ -48,7 +48,7 @@ def test_both_colour_schemes_have_contrast_and_the_switch_is_kept(shown: Shown) 
 
 def test_a_phones_width_is_never_exceeded(browser: Any, server: FakeServer, tmp_path: Path) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 640}, is_mobile=True, has_touch=True)
-    shown = Shown(context, server).open()
+    shown = Shown(context, server.address).open()
 
     def width() -> tuple[int, int]:
         return tuple(shown.tab.evaluate("[document.documentElement.scrollWidth, innerWidth]"))
