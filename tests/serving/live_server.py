@@ -19,7 +19,7 @@ from PIL import Image
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.serving.engine import Engine
 from cotune.serving.limits import Limits
-from cotune.serving.server import Server, listen, make_server
+from cotune.serving.server import Server, bind, make_server
 from cotune.serving.ways import find_ways
 
 NAME = "tiny"
@@ -61,19 +61,19 @@ def live_server(
     limits = limits or Limits()
     ways = find_ways(model, fold=fold, say=lambda _: None)
     engine = Engine(model, ways, rows=limits.rows, queue=limits.queue)
-    listening = listen("127.0.0.1", 0)
+    bound = bind("127.0.0.1", 0)
     server = make_server(NAME, engine, limits, host="127.0.0.1", key=key)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield Live(server, engine, listening.getsockname()[1])
+        yield Live(server, engine, bound.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join(20)
-        listening.close()
+        bound.close()
         assert not thread.is_alive()
 
 

@@ -112,7 +112,7 @@ def test_every_routing_gives_the_answers_of_its_folded_weights(tiny_root: Path, 
     assert [heard.text() for heard in routed] == expected
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(lengths=st.lists(st.integers(1, 25), min_size=8, max_size=8), rows=st.integers(2, 8), seed=st.integers(0, 9))
 def test_requests_that_come_one_after_another_are_answered_as_alone(
     tiny_root: Path, model: MultimodalLM, lengths: list[int], rows: int, seed: int
@@ -157,7 +157,7 @@ def test_the_first_to_finish_leaves_while_the_others_go_on(
         found.append(heard)
     for heard in found:
         heard.wait()
-    assert order[-1] == "long" or len(found[0].text()) < 60
+    assert order[-1] == "long"
     assert order.index("short") < order.index("next")
 
 

@@ -158,7 +158,7 @@ def test_no_bad_request_line_or_header_does_either(live: Live) -> None:
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = settings(
-    max_examples=60, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    max_examples=30, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=True, database=None
 )
 
 

@@ -19,7 +19,7 @@ import pytest
 from cotune.errors import ServeError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.serving.limits import Limits
-from cotune.serving.server import check_key, is_loopback, listen
+from cotune.serving.server import bind, check_key, is_loopback
 from tests.model.test_joined_media import picture, sound
 from tests.serving.live_server import (
     Live,
@@ -90,7 +90,7 @@ def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
 
 def test_a_port_that_is_taken_is_said(small: Live) -> None:
     with pytest.raises(ServeError, match="--port"):
-        listen("127.0.0.1", small.port)
+        bind("127.0.0.1", small.port)
 
 
 def test_without_the_key_there_is_nothing_but_the_page(served_model: MultimodalLM) -> None:

@@ -47,8 +47,7 @@ def serve_run(
         RunFolderError: when `run` is no run folder.
     """
     check_key(host, key)
-    listening = listen(host, port)
-    with listening:
+    with bind(host, port) as bound:
         folder, recipe = open_run(run)
         model = load_tuned(recipe, folder.adapter)
         if "audio" in model.encoders:
@@ -57,8 +56,8 @@ def serve_run(
         say(f"Paths: {count_paths(list(engine.ways.values()))}")
         server = make_server(folder.path.resolve().name, engine, limits, host=host, key=key)
         at = f"[{host}]" if ":" in host else host
-        say(f"Serving {folder.path} at http://{at}:{listening.getsockname()[1]} (page), /v1 (API); Ctrl-C ends it")
-        server.run(sockets=[listening])
+        say(f"Serving {folder.path} at http://{at}:{bound.getsockname()[1]} (page), /v1 (API); Ctrl-C ends it")
+        server.run(sockets=[bound])
 
 
 def make_server(name: str, engine: Engine, limits: Limits, *, host: str, key: str | None) -> Server:
@@ -102,13 +101,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises ServeError when the address cannot be had. Port 0 takes any."""
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address, not yet listening: before there is a model nobody should wait at it.
+
+    Port 0 takes any that is free.
+
+    Raises:
+        ServeError: when the address cannot be had.
+    """
+    bound: socket.socket | None = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise ServeError(f"{host}:{port} cannot be had: {error.strerror or error}; choose another by --port") from None
+    return bound
 
 
 def _need_sound_libraries() -> None:
