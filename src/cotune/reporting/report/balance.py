@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cotune.reporting.figure import smoothed
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
 from cotune.reporting.report.record import RunRecord
-from cotune.reporting.report.series import column, noise_bands, thinned
+from cotune.reporting.report.series import centred, column, noise_bands, thinned
 from cotune.reporting.report.svg import COLORS, color_of
 from cotune.trace import Row
 
 _MEMORY = 0.97  # the diagnosis' own, where a recipe does not say
-_SMOOTHING = 0.8
+_NEIGHBOURS = 0.15  # the share of a curve that is averaged over
 
 
 def balance_section(record: RunRecord) -> Section:
@@ -83,7 +82,7 @@ def _divergence(rows: Sequence[Row]) -> Block:
                 continue
             buckets = thinned(points)
             steps, means = [bucket.step for bucket in buckets], [bucket.mean for bucket in buckets]
-            logs = smoothed([math.log(mean) for mean in means], _SMOOTHING)
+            logs = centred([math.log(mean) for mean in means], _NEIGHBOURS)
             axis.plot(steps, means, ".", color=color_of(name), alpha=0.4, markersize=3.5)
             axis.plot(steps, [math.exp(value) for value in logs], color=color_of(name), label=name)
         axis.set_yscale("log")

@@ -17,7 +17,7 @@ _GIB = 2**30
 
 def costs_section(record: RunRecord) -> Section:
     """Return tokens a second over the steps, memory beside the estimate, and the cost table of a finished run."""
-    return Section("Speed, memory and cost", [_speed(record), _memory(record), *_table(record)])
+    return Section("Speed and cost", [_speed(record), _memory(record), *_table(record)])
 
 
 def _speed(record: RunRecord) -> Block:

@@ -15,7 +15,7 @@ _NAMED = 4
 
 def data_section(record: RunRecord) -> Section:
     """Return the counts of samples and of everything that was left out, and the skipped steps with their samples."""
-    return Section("Data, and what was skipped", [*_counts(record), *_skipped(record), *_snapshots(record)])
+    return Section("Data and skips", [*_counts(record), *_skipped(record), *_snapshots(record)])
 
 
 def counts_of(record: RunRecord) -> Mapping[str, int]:

@@ -100,12 +100,26 @@ def _against_baselines(record: RunRecord) -> Iterator[Finding]:
         told = f"Accuracy on the test set {accuracy:.1%}; the best baseline at hand: {blind}"
         above = accuracy > found[best]
         yield Finding("good" if above else "warning", f"{told}." if above else f"{told}: the run is not above it.")
+    yield from _not_above_the_question(record.result, baselines.get("question_only") or {})
     if record.result.get("text_kl") == 0.0:
         yield Finding("good", "The text path is the base model bit for bit (KL 0).")
     elif record.result.get("text_kl"):
         kl, same = record.result["text_kl"], record.result.get("text_agreement")
         tokens = "" if same is None else f", {same:.0%} of its tokens are the same"
         yield Finding("note", f"Text replies moved away from the base model: KL {kl:.2g}{tokens}.")
+
+
+def _not_above_the_question(result: Mapping[str, Any], blind: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say which kind of question is answered no better than by the question alone."""
+    for name, kind in (("open_accuracy", "open questions"), ("yes_no_accuracy", "yes/no questions")):
+        value, without = result.get(name), blind.get(name)
+        if value is not None and without is not None and value <= without:
+            yield Finding(
+                "warning",
+                f"On {kind} ({value:.1%}) the run is not above what the question alone gives ({without:.1%}): nothing "
+                "says yet that it looks. Tune longer, or draw the data so that the question alone predicts nothing "
+                "(data.train.N.balance).",
+            )
 
 
 def _accuracy(scores: Any) -> float | None:
@@ -120,7 +134,7 @@ def _data(record: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{number} steps were skipped, because their loss or a gradient was no number: their samples are named "
-            "under Data. Lower components.*.rate or training.clip_norm if there are many.",
+            "under Data and skips. Lower components.*.rate or training.clip_norm if there are many.",
         )
     for name, number in counts_of(record).items():
         if number and any(word in name for word in _LEFT_OUT) and "steps skipped" not in name:

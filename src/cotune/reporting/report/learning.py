@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.evaluation.score_tables import Printed
-from cotune.reporting.figure import smoothed
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
 from cotune.reporting.report.record import RunRecord
-from cotune.reporting.report.series import column, thinned
+from cotune.reporting.report.series import centred, column, thinned
 from cotune.reporting.report.svg import COLORS, SERIES
 
-_SMOOTHING = 0.9
 _ACCURACIES = {"accuracy": "total", "open_accuracy": "open questions", "yes_no_accuracy": "yes/no"}
 
 
@@ -39,7 +37,7 @@ def _loss(record: RunRecord) -> Block:
             axis.fill_between(steps, lows, highs, color=COLORS["one"], alpha=0.16, linewidth=0)
         else:
             axis.plot(steps, means, color=COLORS["one"], alpha=0.3, linewidth=1.0)
-        axis.plot(steps, smoothed(means, _SMOOTHING), color=COLORS["one"], label="training, smoothed")
+        axis.plot(steps, centred(means), color=COLORS["one"], label="training")
         if held_out:
             axis.plot(*zip(*held_out, strict=True), "o-", color=COLORS["two"], markersize=3.5, label="held out")
         if skipped:
@@ -48,7 +46,7 @@ def _loss(record: RunRecord) -> Block:
         axis.set_ylabel("nats per answer token")
         canvas.legend(loc="outside upper left", ncols=2)
 
-    caption = "Mean over the tokens of the answers. Pale: single steps"
+    caption = "Mean over the tokens of the answers. Line: mean of neighbouring steps. Pale: single steps"
     caption += " (their range, where several share a pixel)." if len(points) > len(thinned(points)) else "."
     caption += f" Red ticks: the {len(skipped)} skipped steps." if skipped else ""
     return Figure("loss", "Loss", caption, draw)
@@ -58,6 +56,7 @@ def _scores(record: RunRecord) -> Block:
     rows, test = record.rows.get("validation", ()), record.newest("test")
     names = list(dict.fromkeys(name for row in rows for name in row.get("scores", {})))[: len(SERIES)]
     series = {name: column(rows, "scores", name) for name in names}
+    blind = ((record.result.get("baselines") or {}).get("question_only") or {}).get("accuracy")
     if not any(series.values()):
         reason = "this run was watched by its held-out loss" if record.rows.get("held_out") else "none was taken yet"
         return Missing(f"Validation scores over the steps: {reason} (training.evaluate_every).")
@@ -69,13 +68,16 @@ def _scores(record: RunRecord) -> Block:
                 axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=3.5, label=name.replace("_", " "))
             final = column([test], "scores", name) if test else []
             axis.plot(*zip(*final, strict=True), "*", color=color, markersize=9) if final else None
+        if blind is not None and "accuracy" in series:
+            axis.axhline(blind, color=SERIES[0], linewidth=1.0, linestyle=(0, (4, 3)))
         axis.set_xlabel("step")
         if all(0.0 <= value <= 1.0 for points in series.values() for _, value in points):
             axis.set_ylim(-0.03, 1.03)
         canvas.legend(loc="outside upper left", ncols=2)
 
-    stars = " Stars: the test set, scored once at the end." if test else ""
-    return Figure("scores", "Validation scores", f"On held-out samples while tuning.{stars}", draw, (4.4, 3.0))
+    caption = "On held-out samples while tuning." + (" Stars: the test set, scored once at the end." if test else "")
+    caption += " Dashed: the accuracy reached without looking." if blind is not None and "accuracy" in series else ""
+    return Figure("scores", "Validation scores", caption, draw, (4.4, 3.0))
 
 
 def _tables(record: RunRecord) -> list[Block]:

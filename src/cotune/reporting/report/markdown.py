@@ -15,7 +15,7 @@ def markdown_report(title: str, status: tuple[str, str], sections: Sequence[Sect
     """Return the report; figures are named as SVG files in `figures_folder`, which is relative to the text's own."""
     parts = [f"# {plain(title)}\n", f"{status[0]}: {plain(status[1])}\n"]
     for section in sections:
-        parts += [f"## {section.title}\n", *(_block(block, figures_folder) for block in section.blocks)]
+        parts += [f"## {section.title}\n", *(block_markdown(block, figures_folder) for block in section.blocks)]
     return "\n".join(parts)
 
 
@@ -25,7 +25,8 @@ def plain(text: str) -> str:
     return " ".join(marked.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def _block(block: Block, folder: str) -> str:
+def block_markdown(block: Block, folder: str) -> str:
+    """Return one block; its figure lies in `folder`."""
     if isinstance(block, Tiles):
         rows = [[tile.label, tile.value, tile.note] for tile in block.tiles]
         return Printed("", ["", "value", "beside it"], rows).markdown().lstrip("\n")

@@ -12,7 +12,7 @@ from cotune.reporting.report.record import RunRecord
 from cotune.reporting.report.svg import COLORS
 from cotune.trace import Row
 
-_ROW_HEIGHT, _MARGIN = 0.13, 0.95  # inches
+_ROW_HEIGHT, _MARGIN = 0.105, 0.95  # inches
 _READABLE = 12  # sites whose numbers fit their cells
 
 
@@ -44,7 +44,7 @@ def _heat_map(row: Row) -> Block:
 
     equal = len({str(table) for table in weights.values()}) == 1 and len(weights) > 1
     caption = (
-        f"After step {row['step']}: the share each expert has in a site's change, by modality; dark is 1, empty 0."
+        f"After step {row['step']}: the share each expert has in a site's change, by modality; filled is 1, empty 0."
     )
     caption += " All sites are routed alike." if equal else ""
     caption += " Text owns no expert: its path is the base model." if _untouched(names, weights) else ""
@@ -94,10 +94,10 @@ def _name_sites(axis: Any, sites: Sequence[str]) -> None:
 def _experts(record: RunRecord) -> list[Block]:
     newest = {row["component"]: row for row in record.rows.get("experts", ())}
     rows = [
-        [name, str(row.get("verdict", "-")), _number(row.get("cosine")), _number(row.get("weight_gap"))]
+        [name, _number(row.get("cosine")), _number(row.get("weight_gap")), str(row.get("verdict", "-"))]
         for name, row in newest.items()
     ]
-    columns = ["component", "verdict", "largest cosine of two experts", "largest gap of weights"]
+    columns = ["component", "largest cosine of two experts", "largest gap of weights", "verdict"]
     return [Printed("Have the experts parted?", columns, rows)] if rows else []
 
 

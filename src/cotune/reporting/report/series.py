@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from cotune.trace import Row
@@ -56,6 +56,20 @@ def thinned(points: Points, most: int = 240) -> list[Bucket]:
         )
         for part in parts
     ]
+
+
+def centred(values: Sequence[float], share: float = 0.04) -> list[float]:
+    """Return the moving average over neighbours to both sides, `share` of the series together, fewer at its ends.
+
+    As many to the left as to the right: unlike a running average it does not lag behind.
+    """
+    sums = [0.0, *accumulate(values)]
+    most = round(share * len(values) / 2)
+    averages = []
+    for place in range(len(values)):
+        reach = min(most, place, len(values) - 1 - place)
+        averages.append((sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1))
+    return averages
 
 
 def noise_bands(values: Sequence[float], memory: float, window: int = 20) -> list[Band]:

@@ -65,7 +65,7 @@ def _took(record: RunRecord) -> Iterator[Tile]:
         yield Tile("tokens per second", f"{tokens / seconds:,.0f}", f"{tokens:,} tokens")
     peak, expected = peak_memory(record), expected_memory(record).get("expected")
     if peak:
-        note = "" if expected is None else f"{expected / _GIB:.2f} estimated for a step"
+        note = "" if expected is None else f"a step: {expected / _GIB:.2f} estimated"
         yield Tile("peak memory", f"{peak / _GIB:.2f} GiB", note)
 
 
@@ -79,4 +79,4 @@ def environment_section(record: RunRecord) -> Section:
     if not rows:
         blocks.append(Missing("Environment: the trace has no start event, and there is no result."))
     blocks.append(Listing("The resolved recipe", record.recipe) if record.recipe else Missing("The recipe."))
-    return Section("Recipe and environment", blocks)
+    return Section("Recipe", blocks)

@@ -61,7 +61,7 @@ SERIES = tuple(COLORS[name] for name in ("one", "two", "three", "four", "five"))
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9.0,
+    "font.size": 9.8,
     "axes.edgecolor": COLORS["line"],
     "axes.labelcolor": COLORS["soft"],
     "axes.facecolor": "none",
@@ -79,7 +79,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": COLORS["soft"],
     "ytick.labelcolor": COLORS["soft"],
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.2,
     "legend.handlelength": 1.4,
     "legend.borderaxespad": 0.0,
     "lines.linewidth": 1.8,
