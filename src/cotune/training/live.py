@@ -62,7 +62,7 @@ class Essentials:
             self._skipped += 1
         elif event in ("start", "validation", "held_out", "moved"):
             self._newest[event] = row
-        self.lines = Group(*(Text.from_markup(line, overflow="ellipsis") for line in self._lines()))
+        self.lines = Group(*map(_one_line, self._lines()))
 
     def _see_step(self, row: Row) -> None:
         self._step = row
@@ -73,20 +73,20 @@ class Essentials:
             self._add_loss(row["loss"])
 
     def _add_loss(self, loss: float) -> None:
-        """Keep means of equally many steps, at most twice as many as fit the curve."""
+        """Keep means of equally many steps, as many as fit the curve."""
         self._held = [self._held[0] + loss, self._held[1] + 1]
         if self._held[1] < self._every:
             return
         self._losses.append(self._held[0] / self._held[1])
         self._held = [0.0, 0]
-        if len(self._losses) == 2 * _WIDTH:
+        if len(self._losses) == _WIDTH:
             pairs = zip(self._losses[::2], self._losses[1::2], strict=True)
             self._losses, self._every = [(a + b) / 2 for a, b in pairs], 2 * self._every
 
     def _lines(self) -> Iterator[str]:
         if not self._losses:
             return
-        yield f"  loss     {curve(self._losses[-_WIDTH:])}  {self._losses[-1]:.3f}{self._watched()}"
+        yield f"  loss     {curve(self._losses)}  {self._losses[-1]:.3f}{self._watched()}"
         yield from self._by_component("rate", self._step.get("rates", {}), "{:.1e}")
         yield from self._by_component("gradient", self._step.get("gradient_norms", {}), "{:.2g}")
         yield from self._balance(self._newest.get("balance", {}))
@@ -114,7 +114,7 @@ class Essentials:
             return
         ahead = "language side" if average > 0 else "feature side"
         kl = " · ".join(f"{part} {value:.1e}" for part, value in found["divergence"].items())
-        yield f"  balance  log kappa {average:+.2f} ({ahead} moves the answers more) · KL of a step: {kl}"
+        yield f"  balance  log kappa {average:+.2f}: {ahead} ahead · KL of a step: {kl}"
         flags = [name for name in ("biased", "alternating") if diagnosis.get(name)]
         parts = diagnosis.get("components", {})
         flags += [f"{name} learns too little" for name, part in parts.items() if part.get("insufficient")]
@@ -129,6 +129,12 @@ class Essentials:
             told += f" · peak memory {peak / _GIB:.2f} GiB"
         expected = (self._newest.get("start", {}).get("memory") or {}).get("expected")
         return told + (f", a step was estimated at {expected / _GIB:.2f}" if expected else "")
+
+
+def _one_line(markup: str) -> Text:
+    text = Text.from_markup(markup, overflow="ellipsis")
+    text.no_wrap = True
+    return text
 
 
 def curve(values: list[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
@@ -98,13 +99,10 @@ def _divergence(rows: Sequence[Row]) -> Block:
 
 def _flags(rows: Sequence[Row]) -> list[Block]:
     """Return a strip for every flag that was ever raised, dark where it was; nothing where none was."""
-    known = [row for row in rows if "diagnosis" in row["balance"]]
-    raised = [_raised(row["balance"]["diagnosis"]) for row in known]
-    names = list(dict.fromkeys(name for found in raised for name in found))
-    shown = {name: [name in found for found in raised] for name in names}
+    shown = raised_flags(rows)
     if not shown:
         return []
-    steps = [row["step"] for row in known]
+    steps = [row["step"] for row in rows if "diagnosis" in row["balance"]]
 
     def draw(canvas: Any) -> None:
         axis = canvas.subplots()
@@ -118,11 +116,11 @@ def _flags(rows: Sequence[Row]) -> list[Block]:
         axis.tick_params(left=False)
         axis.set_xlabel("step")
 
-    caption = "When the diagnosis raised a flag (red). What to do about it stands under Findings."
+    caption = "When the diagnosis raised a flag (red). What to do about those at the end stands under Findings."
     return [Figure("flags", "Flags over the run", caption, draw, (4.4, 0.9 + 0.34 * len(shown)))]
 
 
-def _raised(diagnosis: Row) -> list[str]:
+def flags_of(diagnosis: Row) -> list[str]:
     """Return the flags that a diagnosis raised, in few words."""
     named = {"rejected": "rejected", "biased": "one side leads", "alternating": "oscillates"}
     parts = diagnosis.get("components", {})
@@ -130,6 +128,12 @@ def _raised(diagnosis: Row) -> list[str]:
         *(words for key, words in named.items() if diagnosis.get(key)),
         *(f"{part} fade" for part, found in parts.items() if found.get("insufficient")),
     ]
+
+
+def raised_flags(rows: Sequence[Row]) -> dict[str, list[bool]]:
+    """Return every flag that was ever raised, with whether it was up at each diagnosed measurement."""
+    found = [flags_of(row["balance"]["diagnosis"]) for row in rows if "diagnosis" in row["balance"]]
+    return {name: [name in flags for flags in found] for name in dict.fromkeys(chain(*found))}
 
 
 def _stretches(steps: Sequence[int], flags: Sequence[bool]) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from cotune.evaluation.score_tables import Printed
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
 from cotune.reporting.report.record import RunRecord
 from cotune.reporting.report.series import Points, column, thinned
-from cotune.reporting.report.svg import color_of
+from cotune.reporting.report.svg import COLORS, color_of
 
 
 def components_section(record: RunRecord) -> Section:
@@ -87,13 +87,26 @@ def _multipliers(record: RunRecord) -> list[Block]:
         axis = canvas.subplots()
         for label, (name, points) in shown.items():
             axis.plot(*zip(*points, strict=True), color=color_of(name), drawstyle="steps-post", label=label)
-        # A rule that holds one side gives it 0.
-        axis.set_yscale("symlog", linthresh=1e-3)
+        _scale_of_factors(axis, [value for points in series.values() for _, value in points])
         axis.set_xlabel("step")
         canvas.legend(loc="outside upper left", ncols=3)
 
     rule = record.setting("coordination", "rule") or "the rule"
     return [Figure("multipliers", "Multipliers", f"What {rule} multiplies each component's rate by.", draw)]
+
+
+def _scale_of_factors(axis: Any, values: Sequence[float]) -> None:
+    """Scale an axis logarithmically, with ticks at 1, 2 and 5 times powers of ten."""
+    if min(values) <= 0:  # a rule that holds one side gives it 0
+        axis.set_yscale("symlog", linthresh=1e-3)
+        return
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axis.set_yticks([], minor=True)
+    axis.axhline(1.0, color=COLORS["ink"], linewidth=0.9, zorder=1)
 
 
 def _gradients(record: RunRecord) -> Block:

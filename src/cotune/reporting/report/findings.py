@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cotune.reporting.report.balance import raised_flags
 from cotune.reporting.report.blocks import Finding
 from cotune.reporting.report.data import counts_of
 from cotune.reporting.report.record import RunRecord
@@ -14,7 +15,14 @@ _LEFT_OUT = ("left out", "cut", "dropped", "not written", "could not", "blank", 
 
 def findings(record: RunRecord) -> list[Finding]:
     """Return what is worth saying of a run, what needs doing first."""
-    found = [*_course(record), *_learning(record), *_balance(record), *_against_baselines(record), *_data(record)]
+    found = [
+        *_course(record),
+        *_learning(record),
+        *_balance(record),
+        *_routing(record),
+        *_against_baselines(record),
+        *_data(record),
+    ]
     found += [Finding("warning", problem) for problem in record.problems]
     if not any(item.kind == "warning" for item in found):
         found.append(Finding("good", "Nothing in the trace calls for action."))
@@ -31,8 +39,10 @@ def _course(record: RunRecord) -> Iterator[Finding]:
         reason = stopped.get("reason") or "too many steps in a row had no finite loss or gradient"
         yield Finding("warning", f"The run diverged {where}: {reason}")
     elif record.state == "stopped":
-        reason = stopped.get("reason") or "nothing has been written since, and no end was recorded"
-        yield Finding("warning", f"The run was stopped {where}: {reason}. It goes on with: {go_on}")
+        reason = (
+            stopped.get("reason") or f"Nothing has been written since step {record.last_step}, and no end is recorded"
+        )
+        yield Finding("warning", reason if "--resume" in reason else f"{reason}. It goes on with: {go_on}")
     elif record.state == "under way":
         yield Finding("note", f"The run is under way, {where}; a report made later says more.")
     if record.result.get("resumed"):
@@ -62,13 +72,29 @@ def _learning(record: RunRecord) -> Iterator[Finding]:
             )
 
 
+def _routing(record: RunRecord) -> Iterator[Finding]:
+    """Say where experts have not parted; their verdict holds the advice."""
+    for row in {row["component"]: row for row in record.rows.get("experts", ())}.values():
+        verdict = str(row.get("verdict", ""))
+        if "one adapter stored" in verdict:
+            yield Finding("warning", f"Experts of {row['component']}: {verdict}.")
+
+
 def _balance(record: RunRecord) -> Iterator[Finding]:
     """Say what the diagnosis said at the end; of an unfinished run, what it says of the newest measurement."""
     coordination = record.result.get("coordination")
     told = _newest_sentences(record) if coordination is None else coordination.get("sentences", [])
     yield from (Finding("warning", sentence) for sentence in told)
-    if record.measured and not told:
-        yield Finding("good", "The balance neither oscillates nor has a component that stopped learning.")
+    raised = raised_flags(record.measured)
+    for name, flags in raised.items():
+        if not flags[-1]:
+            share = sum(flags) / len(flags)
+            yield Finding("note", f"Flag '{name}': up at {share:.0%} of the balance measurements, not at the last one.")
+    if record.measured and not told and not raised:
+        known = record.measured[-1]["balance"].get("diagnosis", {}).get("log_kappa_median") is not None
+        well = "The balance neither oscillates nor has a component that stopped learning."
+        young = f"The balance cannot be judged yet, by {len(record.measured)} measurements."
+        yield Finding("good", well) if known else Finding("note", young)
     for reason, number in ((coordination or {}).get("rejected_for") or {}).items():
         yield Finding("note", f"{number} balance measurements said nothing: {reason}.")
     for what, number in ((coordination or {}).get("failed") or {}).items():

@@ -23,6 +23,7 @@ from cotune.reporting.report.blocks import (
 )
 from cotune.reporting.report.svg import DARK, LIGHT
 
+_LONG = 40  # characters; a longer cell is text, and may be broken
 _MARKS = {"good": "✓", "note": "i", "warning": "!"}
 
 
@@ -120,8 +121,13 @@ def _table(table: Printed) -> str:
         items = "".join(f"<li>{escape(row[0])}</li>" for row in table.rows)
         return f'<p class="caption">{escape(table.title)}</p><ul class="notes">{items}</ul>'
     head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (
         f'<div class="wide"><table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    kind = ' class="long"' if len(text) > _LONG else ""
+    return f"<td{kind}>{escape(text)}</td>"

@@ -141,6 +141,9 @@ def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, Mapping[str, Any]
     try:
         text = run.recipe.read_text(encoding="utf-8")
         content = load_yaml(text)
+    except FileNotFoundError:
+        problems.append(f"{run.recipe.name} is not there: what the run was asked to do is not known")
+        return "", {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         problems.append(f"{run.recipe.name} cannot be read: {first_line(error)}")
         return "", {}
@@ -165,6 +168,7 @@ def _predictions(folder: Path, problems: list[str]) -> Sequence[Prediction]:
     try:
         return read_predictions(file)
     except (OSError, ValueError, TypeError) as error:
-        # Answers are written one by one: a run that is being scored, or was killed, ends in half a line.
-        problems.append(f"{file.name} cannot be read to its end: {first_line(error)}")
+        # Answers are written batch by batch: while a run is being scored they may end in half a line.
+        if RunFolder(folder).result.exists():
+            problems.append(f"{file.name} cannot be read: {first_line(error)}")
         return ()
