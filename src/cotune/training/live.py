@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.text import Text
 
 from cotune.progress import progress
@@ -100,12 +101,12 @@ class Essentials:
         if "held_out" in self._newest:
             told.append(f"held out {self._newest['held_out']['loss']:.3f}")
         scores = self._newest.get("validation", {}).get("scores", {})
-        told += [f"{name} {value:.3f}" for name, value in list(scores.items())[:2] if value is not None]
+        told += [f"{_plain(name)} {value:.3f}" for name, value in list(scores.items())[:2] if value is not None]
         return "".join(f" · {text}" for text in told)
 
     def _by_component(self, name: str, values: Mapping[str, float], form: str) -> Iterator[str]:
         if values:
-            yield f"  {name:<8} " + " · ".join(f"{part} {form.format(value)}" for part, value in values.items())
+            yield f"  {name:<8} " + " · ".join(f"{_plain(part)} {form.format(value)}" for part, value in values.items())
 
     def _balance(self, found: Mapping[str, Any]) -> Iterator[str]:
         diagnosis = found.get("diagnosis", {})
@@ -129,6 +130,11 @@ class Essentials:
             told += f" · peak memory {peak / _GIB:.2f} GiB"
         expected = (self._newest.get("start", {}).get("memory") or {}).get("expected")
         return told + (f", a step was estimated at {expected / _GIB:.2f}" if expected else "")
+
+
+def _plain(name: str) -> str:
+    """Return a name from data as one line without styles."""
+    return escape(" ".join(name.split()))
 
 
 def _one_line(markup: str) -> Text:

@@ -9,7 +9,7 @@ from cotune.evaluation.score_tables import Printed
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
 from cotune.reporting.report.record import RunRecord
 from cotune.reporting.report.series import centred, column, thinned
-from cotune.reporting.report.svg import COLORS, SERIES
+from cotune.reporting.report.svg import COLORS, SERIES, label
 
 _ACCURACIES = {"accuracy": "total", "open_accuracy": "open questions", "yes_no_accuracy": "yes/no"}
 
@@ -65,7 +65,7 @@ def _scores(record: RunRecord) -> Block:
         axis = canvas.subplots()
         for color, (name, points) in zip(SERIES, series.items(), strict=False):
             if points:
-                axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=3.5, label=name.replace("_", " "))
+                axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=3.5, label=label(name))
             final = column([test], "scores", name) if test else []
             axis.plot(*zip(*final, strict=True), "*", color=color, markersize=9) if final else None
         if blind is not None and "accuracy" in series:

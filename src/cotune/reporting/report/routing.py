@@ -9,7 +9,7 @@ from typing import Any
 from cotune.evaluation.score_tables import Printed
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
 from cotune.reporting.report.record import RunRecord
-from cotune.reporting.report.svg import COLORS
+from cotune.reporting.report.svg import COLORS, label
 from cotune.trace import Row
 
 _ROW_HEIGHT, _MARGIN = 0.105, 0.95  # inches
@@ -75,7 +75,7 @@ def _draw_modality(axis: Any, table: Sequence[Sequence[float]], name: str) -> No
     axis.set_xlim(-0.5, experts - 0.5)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.set_xticks(range(experts), [str(expert + 1) for expert in range(experts)])
-    axis.set_title(name, fontsize=9, color=COLORS["ink"])
+    axis.set_title(label(name), fontsize=9, color=COLORS["ink"])
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)

@@ -93,6 +93,11 @@ def color_of(component: str) -> str:
     return COLORS.get(component, SERIES[0])
 
 
+def label(text: str) -> str:
+    """Return text from data as matplotlib shows it: dollars are no formulas, and words stand apart."""
+    return text.replace("$", r"\$").replace("_", " ").strip()
+
+
 def draw_svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element to stand in a page; its colours are the page's `var(--NAME)`."""
     import matplotlib
