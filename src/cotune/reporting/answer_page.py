@@ -91,7 +91,7 @@ def _medium(path: Path) -> str:
     try:
         if path.suffix.lower() in SOUND_SUFFIXES:
             return f'<audio controls src="data:audio/ogg;base64,{_small_sound(path)}"></audio>'
-        return f'<img loading="lazy" alt="{escape(path.name)}" src="data:image/jpeg;base64,{_small_picture(path)}">'
+        return f'<img decoding="async" alt="{escape(path.name)}" src="data:image/jpeg;base64,{_small_picture(path)}">'
     except (DataError, OSError, ImportError):
         return f'<p class="unseen">not shown: {escape(str(path))}</p>'
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
@@ -14,6 +15,7 @@ from cotune.reporting.report.svg import COLORS, color_of
 from cotune.trace import Row
 
 _MEMORY = 0.97  # the diagnosis' own, where a recipe does not say
+_SHOWN = 500  # measurements a figure has room for
 _NEIGHBOURS = 0.15  # the share of a curve that is averaged over
 
 
@@ -38,6 +40,8 @@ def _log_kappa(record: RunRecord, rows: Sequence[Row]) -> Block:
         return Missing(f"log kappa: none of the {len(rows)} measurements gave a number.")
     memory = record.setting("coordination", "diagnosis", "memory")
     bands = noise_bands([value for _, value in points], _MEMORY if memory is None else float(memory))
+    every = -(-len(points) // _SHOWN)
+    points, bands = points[::every], bands[::every]
 
     def draw(canvas: Any) -> None:
         axis = canvas.subplots()
@@ -57,6 +61,7 @@ def _log_kappa(record: RunRecord, rows: Sequence[Row]) -> Block:
         "Which side's step moves the answers more: 0 is equal. Dots: measurements. Line: their running average. Dark "
         "band: the average's 95% noise; pale: where 95% of single measurements fall by noise alone."
     )
+    caption += f" One of {every} measurements is drawn." if every > 1 else ""
     caption += f" {left} measurements without a finite value are left out." if left else ""
     return Figure("log-kappa", "Balance: log kappa", caption, draw, (4.4, 3.0))
 
@@ -107,8 +112,8 @@ def _flags(rows: Sequence[Row]) -> list[Block]:
     def draw(canvas: Any) -> None:
         axis = canvas.subplots()
         for height, flags in enumerate(shown.values()):
-            axis.broken_barh([(steps[0], steps[-1] - steps[0] or 1)], (height - 0.3, 0.6), color=COLORS["line"])
-            axis.broken_barh(_stretches(steps, flags), (height - 0.3, 0.6), color=COLORS["bad"])
+            axis.broken_barh([(steps[0], steps[-1] - steps[0] or 1)], (height - 0.3, 0.6), facecolor=COLORS["line"])
+            axis.broken_barh(_stretches(steps, flags), (height - 0.3, 0.6), facecolor=COLORS["bad"])
         axis.set_yticks(range(len(shown)), list(shown))
         axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.grid(visible=False)
@@ -137,7 +142,12 @@ def raised_flags(rows: Sequence[Row]) -> dict[str, list[bool]]:
 
 
 def _stretches(steps: Sequence[int], flags: Sequence[bool]) -> list[tuple[float, float]]:
-    """Return (start, length) of where flags were up, each from its measurement to the next one."""
+    """Return (start, length) of where flags were up, the last measurement of a stretch to the next one included."""
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     ends = [*steps[1:], steps[-1] + last]
-    return [(start, end - start) for start, end, flag in zip(steps, ends, flags, strict=True) if flag]
+    found: list[tuple[float, float]] = []
+    for up, group in groupby(zip(steps, ends, flags, strict=True), key=itemgetter(2)):
+        places = list(group)
+        if up:
+            found.append((places[0][0], places[-1][1] - places[0][0]))
+    return found

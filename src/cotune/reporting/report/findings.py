@@ -10,6 +10,7 @@ from cotune.reporting.report.blocks import Finding
 from cotune.reporting.report.data import counts_of
 from cotune.reporting.report.record import RunRecord
 
+_GIB = 2**30
 _LEFT_OUT = ("left out", "cut", "dropped", "not written", "could not", "blank", "skipped")
 
 
@@ -154,7 +155,7 @@ def _accuracy(scores: Any) -> float | None:
 
 
 def _data(record: RunRecord) -> Iterator[Finding]:
-    """Say what was skipped or left out, and what of the test was trained on."""
+    """Say what was skipped or left out, what of the test was trained on, and what took more than was foretold."""
     if record.rows.get("skipped"):
         number = len(record.rows["skipped"])
         yield Finding(
@@ -173,5 +174,10 @@ def _data(record: RunRecord) -> Iterator[Finding]:
             f"{share} test questions are in the training data with the same pictures and sounds (for example sample "
             f"'{overlap.get('example')}'): scores on them say nothing about new ones.",
         )
+    compared = record.result.get("estimate") or {}
+    taken, most = compared.get("memory_taken_bytes"), compared.get("memory_high_bytes")
+    if taken and most and taken > most:
+        sizes = f"{taken / _GIB:.2f} GiB, estimated were {most / _GIB:.2f} at most"
+        yield Finding("note", f"Model and steps took more memory than estimated: {sizes}.")
     if record.result.get("overflows"):
         yield Finding("note", f"{record.result['overflows']} steps left out while fp16 looked for its loss scale.")
