@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.serving.fake_server import FakeServer
+from tests.serving.page.fake_server import FakeServer
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> Path:

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.serving.fake_server import FakeServer
-
 # A microphone that beeps, and nobody who must be asked whether it may be used.
 _MICROPHONE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -35,8 +33,8 @@ def chromium() -> Iterator[Any]:
 class Shown:
     """The page as shown in a tab of its own; what its console says and what it loads is kept."""
 
-    def __init__(self, context: Any, server: FakeServer) -> None:
-        self.context, self.server = context, server
+    def __init__(self, context: Any, address: str) -> None:
+        self.context, self.address = context, address
         self.tab = context.new_page()
         self.tab.set_default_timeout(10_000)
         self.faults: list[str] = []
@@ -48,7 +46,7 @@ class Shown:
     def open(self) -> Shown:
         """Load the page, and wait until it is ready."""
         with self.tab.expect_response("**/v1/models"):
-            self.tab.goto(self.server.address)
+            self.tab.goto(self.address)
         self.tab.wait_for_function("document.activeElement !== document.body")
         return self
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.browser import Shown
-from tests.serving.fake_server import FakeServer, Reply
-from tests.serving.page_media import picture, sent_media, sound
+from tests.serving.page.browser import Shown
+from tests.serving.page.fake_server import FakeServer, Reply
+from tests.serving.page.media import picture, sent_media, sound
 
 DROP = """([selector, type, files]) => {
   const data = new DataTransfer();
@@ -27,9 +27,10 @@ DROP = """([selector, type, files]) => {
 
 
 def test_a_text_turn_is_streamed_and_the_next_one_knows_it(shown: Shown, server: FakeServer) -> None:
-    server.reply = Reply(["Blue, ", "I ", "think."], {"modality": "text", "path": "base", "routing": []})
+    server.reply = Reply(["Blue, ", "I ", "think."], {"modality": "text", "path": "base", "routing": [[0.0]] * 3})
     assert shown.ask_and_wait("What colour is the sky?") == "Blue, I think."
     assert shown.answer.locator(".path").inner_text() == "text path\n· base model"
+    assert shown.answer.locator(".heat").count() == 0  # the base model routes nothing
     assert "3 tokens" in shown.answer.locator(".costs").inner_text()
     assert server.requests[-1]["model"] == "quickstart" and server.requests[-1]["stream"] is True
     shown.ask_and_wait("And at night?")
