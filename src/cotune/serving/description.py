@@ -67,7 +67,7 @@ def _completed(made: dict[str, Any], model: str, key: bool) -> dict[str, Any]:
     completions["requestBody"] = {"required": True, "content": {"application/json": {"schema": _named("ChatRequest")}}}
     completions["responses"]["200"]["content"] = {
         "application/json": {"schema": {"type": "object"}},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {},  # chunks as OpenAI's, which its own description has
     }
     if key:
         made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -7,6 +7,7 @@ request's answer does not depend on who is computed with it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from cotune.serving.feature_shelf import FeatureShelf
 from cotune.serving.generation import Failed, Generation
 from cotune.serving.prefill import Prefill
 from cotune.serving.running_batch import Routes, RunningBatch
-from cotune.serving.ways import Way, own_tokenizer
+from cotune.serving.ways import Way
 
 _LOG = logging.getLogger(__name__)
 # Tokens of a prompt read in one round while others are being answered.
@@ -42,7 +43,8 @@ class Engine:
     def __init__(self, model: MultimodalLM, ways: Mapping[str, Way], *, rows: int = 8, queue: int = 64) -> None:
         self.model, self.ways, self.rows, self.queue = model, ways, rows, queue
         self.shelf = FeatureShelf(model)
-        self._tokenizer = own_tokenizer(model.template.tokenizer)
+        # A copy of its own: fast tokenizers refuse to be used by two threads at once.
+        self._tokenizer = copy.deepcopy(model.template.tokenizer)
         routes = Routes(model)
         self._routes = routes
         self._batches: dict[int, RunningBatch] = {}

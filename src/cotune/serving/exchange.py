@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from cotune.errors import RequestError
-from cotune.serving.answer_bodies import Completion, event
+from cotune.serving.answer_bodies import Completion, error_body, event
 from cotune.serving.chat_request import ChatRequest
 from cotune.serving.engine import Engine, QueueFullError
 from cotune.serving.generation import Ended, Event, Failed, Generation, Piece
@@ -153,8 +153,6 @@ class Exchange:
             yield event("[DONE]")
         except RequestError as error:
             # The status was sent long ago; the client learns of it by an event.
-            from cotune.serving.answer_bodies import error_body
-
             yield event(error_body(error))
         finally:
             if not completion.complete:

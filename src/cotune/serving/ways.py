@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +119,6 @@ def _free_bytes(device: torch.device) -> int:
     except (OSError, ValueError):
         return free
     return free if limit == "max" else min(free, int(limit) - used)
-
-
-def own_tokenizer(tokenizer: Any) -> Any:
-    """Return a copy of a tokenizer for another thread: the fast ones refuse to be used by two at once."""
-    return copy.deepcopy(tokenizer)
 
 
 def count_paths(ways: Sequence[Way]) -> str:
