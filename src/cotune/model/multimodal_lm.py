@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cotune.adapters.attach import AdapterHandle
 from cotune.adapters.inline import RoutedInputs
 from cotune.adapters.isolation import positions_in_segments
+from cotune.adapters.mm_adapter import kept_mixtures
 from cotune.adapters.sites import decoder, text_config
 from cotune.data.collate import Batch, Packing
 from cotune.data.template import IGNORED, Template
@@ -154,18 +155,19 @@ class MultimodalLM(nn.Module):
         """
         self.route(batch.modalities)
         past = 0 if cache is None else int(cache.get_seq_length())
-        yield from decode_greedily(
-            decoder(self.llm),
-            self.logits,
-            self.llm.get_input_embeddings(),
-            self.embed(batch)[:, past:],
-            torch.tensor(batch.lengths, device=batch.tokens.device) - past,
-            stop_ids=self.template.stop_ids,
-            max_new_tokens=max_new_tokens,
-            cache=cache,
-            off_by_one=self.off_by_one_positions,
-            agree=self.agree,
-        )
+        with kept_mixtures([] if self.adapters is None else self.adapters.site_adapters):
+            yield from decode_greedily(
+                decoder(self.llm),
+                self.logits,
+                self.llm.get_input_embeddings(),
+                self.embed(batch)[:, past:],
+                torch.tensor(batch.lengths, device=batch.tokens.device) - past,
+                stop_ids=self.template.stop_ids,
+                max_new_tokens=max_new_tokens,
+                cache=cache,
+                off_by_one=self.off_by_one_positions,
+                agree=self.agree,
+            )
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         stop = next((place for place, token in enumerate(tokens) if token in self.template.stop_ids), len(tokens))
