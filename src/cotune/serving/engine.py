@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import torch
 
+from cotune.adapters.mm_adapter import kept_mixtures
 from cotune.data.collate import collate
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.serving.feature_shelf import FeatureShelf
@@ -111,12 +112,14 @@ class Engine:
 
     @torch.no_grad()
     def _work(self) -> None:
-        while self._wait_for_work():
-            try:
-                self._round()
-            except Exception:  # a fault must not end the server: those it met are told, the others go on
-                _LOG.exception("a round of the engine failed")
-                self._fail_all()
+        adapters = self.model.adapters
+        with kept_mixtures([] if adapters is None else adapters.site_adapters):
+            while self._wait_for_work():
+                try:
+                    self._round()
+                except Exception:  # a fault must not end the server: those it met are told, the others go on
+                    _LOG.exception("a round of the engine failed")
+                    self._fail_all()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
