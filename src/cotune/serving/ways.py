@@ -57,17 +57,24 @@ def find_ways(
     return ways
 
 
-def _unfolded(model: MultimodalLM, modality: str) -> Way:
-    body, adapters = decoder(model.llm), model.adapters
-    if adapters is None:
+def path_of(model: MultimodalLM, modality: str) -> PathName:
+    """Return which weights answer a modality while nothing is folded."""
+    if model.adapters is None:
         learned = any(parameter.requires_grad for parameter in model.llm.parameters())
-        return Way(modality, "tuned" if learned else "base", body, False, [])
+        return "tuned" if learned else "base"
+    return "base" if model.adapters.leaves_alone(modality) else "routed"
+
+
+def _unfolded(model: MultimodalLM, modality: str) -> Way:
+    body, adapters, path = decoder(model.llm), model.adapters, path_of(model, modality)
+    if adapters is None:
+        return Way(modality, path, body, False, [])
     if adapters.routed_by_content:
-        return Way(modality, "routed", body, True, [])
+        return Way(modality, path, body, True, [])
     index = adapters.modalities.index(modality)
     with torch.no_grad():
         routing = [[round(weight, 4) for weight in table[index].tolist()] for table in adapters.tables()]
-    return Way(modality, "base" if adapters.leaves_alone(modality) else "routed", body, True, routing)
+    return Way(modality, path, body, True, routing)
 
 
 def _folded_body(
