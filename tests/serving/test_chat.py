@@ -106,7 +106,7 @@ def test_the_line_below_an_answer_says_when_it_was_the_base_model(
 def test_a_model_tuned_without_adapters_is_not_called_the_base_model(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned = Chat(build_model(tiny_recipe(root, "model.llm.tune=lora")).eval(), max_new_tokens=4)
+    tuned = Chat(build_model(tiny_recipe(root, "components.llm.tune=lora")).eval(), max_new_tokens=4)
     assert "answered by the text path\n" in converse(tuned, ["hi"], monkeypatch)
 
 
