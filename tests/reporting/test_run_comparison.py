@@ -30,7 +30,7 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "0.200" in said and "+0.700" in said and "*" in said
     out = folders[0] / "compare"
     assert json.loads((out / "compare.json").read_text())["metrics"]["accuracy"][1]["difference"] == pytest.approx(0.7)
-    assert "| accuracy | first |" in (out / "compare.md").read_text()
+    assert "| accuracy (main score) | first |" in (out / "compare.md").read_text()
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -60,7 +60,7 @@ def test_an_evaluation_leaves_everything_and_prints_it(trained: Path, tmp_path: 
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "16 of 16 test questions are in the training data" in printed
     assert f"{scores['accuracy']:.4f}" in printed and "answers.html" in printed
-    assert f"| accuracy | {scores['accuracy']:.4f} |" in (out / "scores.md").read_text()
+    assert f"| accuracy (main score) | {scores['accuracy']:.4f} |" in (out / "scores.md").read_text()
     row = json.loads((out / "predictions.jsonl").read_text().splitlines()[0])
     assert {"id", "prompt", "prediction", "reference", "correct"} <= row.keys()
     assert row["prompt"] == "<|im_start|>user\n<image>what color is the shape?<|im_end|>\n<|im_start|>assistant\n"
@@ -182,14 +182,14 @@ def one_rank(number: int, trained: str, folder: str) -> None:
     """Score as one of two processes."""
     here = Path(folder)
     join(number, here)
-    score(Path(trained), out=here / "two", limit=15, options=True)
+    score(Path(trained), out=here / "two", limit=15)
     distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one = score(trained, out=tmp_path / "one", limit=15, options=True)
+    one = score(trained, out=tmp_path / "one", limit=15)
     # One of the answers is there already: what is left is dealt out.
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     lines = (tmp_path / "one" / "predictions.jsonl").read_text().splitlines(keepends=True)

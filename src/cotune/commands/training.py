@@ -170,7 +170,7 @@ def _finish(run: RunFolder, console: Console) -> None:
 
     result = run.read_result()
     draw_run(run)
-    if result["accuracy"] is not None:
+    if result[result["main_score"]] is not None:
         console.print(result_table(result))
     if result["text_kl"] is not None:
         console.print(f"Text path against the base model: KL {result['text_kl']:.2e}. {result['text_reply']}")
