@@ -11,7 +11,7 @@ from cotune.evaluation.tasks import TASKS
 
 _POINTS = ("perception", "cognition")  # sums of MME's points
 ABSENT = "-"
-MAIN = " (main score)"
+MAIN = " (main)"
 
 
 @dataclass(frozen=True)
