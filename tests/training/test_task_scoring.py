@@ -19,6 +19,7 @@ from cotune.evaluation.answers_folder import AnswersFolder
 from cotune.evaluation.tasks import TASKS, read_predictions
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
+from cotune.reporting.curves import draw_run
 from cotune.run_folder import RunFolder
 from cotune.trace import read_trace
 from cotune.training.random_state import random_state
@@ -77,6 +78,8 @@ def test_a_run_with_and_without_scoring_in_between_ends_in_the_same_bits(root: P
     assert result["tasks"]["seen"]["overlap"]["questions"] > 0 == result["tasks"]["science-qa"]["overlap"]["questions"]
     between = runs[1].path / "evaluation/seen/step-4"
     assert len(read_predictions(between / "predictions.jsonl")) == 6
+    assert [file.name for file in draw_run(runs[1])][1] == "tasks.png"
+    assert [file.name for file in draw_run(runs[0])] == ["curves.png", "gallery.png"]
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(
         text in printed for text in ("Tasks after step 4", "Tasks after the last step, 6", "Main scores by step")
