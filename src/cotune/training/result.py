@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from cotune.adapters.attach import AdapterHandle
@@ -25,6 +22,8 @@ from cotune.run_folder import RunFolder
 from cotune.trace import Trace
 from cotune.training.loop import TrainingLoop
 from cotune.training.model_and_data import Prepared
+from cotune.training.peak_memory import peak_memory_bytes
+from cotune.training.routing_record import record_routing
 from cotune.training.sharding import is_sharded, shard_layers
 from cotune.training.task_scoring import TaskScoring
 from cotune.training.validation import final_held_out_loss
@@ -68,6 +67,7 @@ def finished_result(
     result["coordination"] = loop.coordinator.summary()
     for sentence in result["coordination"]["sentences"]:
         console.print(f"[yellow]{sentence}[/]")
+    record_routing(prepared.model, trace, loop.step)
     result |= _experts_parted(prepared.model, loop.step, trace, console)
     result["versions"] = versions()
     result["seed"] = recipe.seed
@@ -130,11 +130,3 @@ def _base(prepared: Prepared) -> Any:
     if is_sharded(prepared.recipe, prepared.processes):
         shard_layers(base, prepared.processes)
     return base.to(prepared.model.device)
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest memory this process has held: on the GPU when there is one, else resident."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024

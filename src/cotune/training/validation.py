@@ -9,6 +9,7 @@ from cotune.evaluation.tasks import TASKS
 from cotune.messages import Sample
 from cotune.trace import Trace
 from cotune.training.model_and_data import Prepared
+from cotune.training.routing_record import record_routing
 
 # Evaluates the model, records it under a step, and prints it.
 Evaluate = Callable[[Trace, int], None]
@@ -54,10 +55,12 @@ def _tell(prepared: Prepared, step: int, found: dict[str, float | None]) -> None
 def _record_loss(prepared: Prepared, samples: Sequence[Sample], trace: Trace, step: int) -> float:
     loss = prepared.held_out_loss(samples)
     trace.write("held_out", step, loss=loss, samples=len(samples))
+    record_routing(prepared.model, trace, step)
     return loss
 
 
 def _record_scores(prepared: Prepared, samples: Sequence[Sample], trace: Trace, step: int) -> dict[str, float | None]:
     scores = prepared.evaluate(samples, "Validating")[0]
     trace.write("validation", step, scores=scores)
+    record_routing(prepared.model, trace, step)
     return scores
