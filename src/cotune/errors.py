@@ -104,6 +104,23 @@ class RegularizerError(CotuneError):
     """A setting or reference under which the coordination regulariser would do nothing, or harm."""
 
 
+class ServeError(CotuneError):
+    """A server that cannot be started as asked: the address, the key or the model stands in the way."""
+
+
+class RequestError(CotuneError):
+    """A request that is turned away: `status` is that of HTTP, `code` and `param` as the OpenAI API names them.
+
+    `retry_after` is the number of seconds after which it is worth trying again.
+    """
+
+    def __init__(
+        self, status: int, text: str, *, code: str | None = None, param: str | None = None, retry_after: int = 0
+    ) -> None:
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+        super().__init__(text)
+
+
 def nearest(name: str, choices: Sequence[str]) -> str:
     """Return `; did you mean 'x'?` for the closest choice, or the list of choices when none is close."""
     close = get_close_matches(name, choices, n=1, cutoff=0.6)

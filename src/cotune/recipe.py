@@ -250,7 +250,8 @@ class Data(Part):
     `cut-text` cuts text, never a picture or sound; what was left out or cut is counted and named. `bad_media` says what
     comes of samples whose pictures or sounds cannot be used: they stop the run, are dropped, or get a blank one in its
     place; `media_check: quick` looks at the beginning and the end of every file, `full` decodes it. Files outside of
-    the media folder, and URLs, are refused unless allowed.
+    the media folder, and URLs, are refused unless allowed. `workers` threads load the media of coming steps, where
+    their encoder learns and nothing could be computed once; no bit of a run depends on how many.
     """
 
     train: Annotated[Sources, Field(min_length=1)]
@@ -263,6 +264,7 @@ class Data(Part):
     media_check: Literal["quick", "full"] = "quick"
     allow_outside_root: bool = False
     allow_urls: bool = False
+    workers: Annotated[int, Field(ge=0)] = 2
 
     @model_validator(mode="before")
     @classmethod

@@ -41,8 +41,7 @@ from cotune.training.precision import Precision
 from cotune.training.processes import ALONE, Processes
 from cotune.training.rank_state import go_on_from, random_states, start_equal
 from cotune.training.sharding import is_sharded
-from cotune.training.shares import own_passes
-from cotune.training.shown_again import ShownAgain
+from cotune.training.shares import make_stream, own_passes
 from cotune.training.skipping import SkippedSteps, is_broken, to_blame
 from cotune.training.snapshot import last_good, load_snapshot, newest_snapshot, pass_over_damaged, save_snapshot
 from cotune.training.stopping import StopRequest, asked_to_stop
@@ -94,7 +93,7 @@ class TrainingLoop:
         self.components = components(model, connector=recipe.coordination.connector)
         self.optimizer = make_optimizer(self.components, recipe.training, recipe.coordination)
         self.coordinator = make_coordinator(recipe, model, self.components, self.optimizer)
-        self.stream = ShownAgain.of(recipe, batches)
+        self.stream = make_stream(recipe, batches, loaders, processes)
         self.movement = Movement(self.components, model)
         self.skipped = SkippedSteps(recipe.training.skipped_in_a_row)
         self.step = 0
@@ -182,7 +181,7 @@ class TrainingLoop:
         """Take one optimiser step and return what the trace keeps of it."""
         started = time.perf_counter()
         step = self.step + 1
-        encoded = next(self.stream)
+        encoded = self.stream.take(self.recipe.training.steps - self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with memory_advice(self.recipe, encoded, self.processes):
             value, padding = self._added_up(*self._backward(encoded))
