@@ -23,11 +23,11 @@ class CotuneError(Exception):
 class ManyProblemsError(CotuneError):
     """Several problems of one input, reported together so that they are mended in one go.
 
-    `problems` holds them all; the text shows the first ones and says how many more there are.
+    `title` says what of, `problems` holds them all; the text shows the first ones and says how many more there are.
     """
 
     def __init__(self, title: str, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.title, self.problems = title, list(problems)
         lines = [f"  - {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"  ... and {len(self.problems) - SHOWN_PROBLEMS} more")

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from cotune.messages import AUDIO, IMAGE
 from cotune.plain_yaml import dump_yaml
 from cotune.recipe_coordination import Coordination
+from cotune.recipe_evaluation import Evaluation
 from cotune.recipe_section import Part, Positive, Share, ShareBelowOne
 
 Tune = Literal["adapters", "full", "lora", "dora", "frozen"]
@@ -312,24 +313,6 @@ class Training(Part):
     skipped_in_a_row: PositiveInt = 5
     threads: PositiveInt | None = None
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
-
-
-class Evaluation(Part):
-    """How answers are generated and scored.
-
-    With `held_out_loss` a run is watched by its loss on the validation samples, every `training.evaluate_every` steps
-    and at its end, in place of answers generated for them: that costs one forward. `text_file` is the held-out text
-    whose loss is taken before and after (one of cotune's own when null).
-    """
-
-    task: str = "exact-match"
-    batch_size: PositiveInt = 64
-    max_new_tokens: PositiveInt = 16
-    validation_limit: PositiveInt = 500
-    limit: PositiveInt | None = None
-    held_out_loss: bool = False
-    text_retention: bool = True
-    text_file: str | None = None
 
 
 class Recipe(Part):
