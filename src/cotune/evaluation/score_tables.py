@@ -70,6 +70,16 @@ def shown_score(name: str, value: float | None) -> str:
     return f"{value:.1f}" if name in _POINTS else f"{value:.4f}"
 
 
+def shown_share(name: str, value: float | None) -> str:
+    """Return a score as tables of a few runs print it: shares in percent to one place, others as `shown_score`."""
+    return f"{100 * value:.1f}" if is_share(name) and value is not None else shown_score(name, value)
+
+
+def share_title(name: str) -> str:
+    """Return a score's name as the title of a column that `shown_share` fills."""
+    return name + (", %" if is_share(name) else "")
+
+
 def _percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.2f}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cotune.evaluation.score_tables import is_share, shown_score
+from cotune.evaluation.score_tables import share_title, shown_share
 from cotune.evaluation.tasks import TASKS
 from cotune.progress import table
 from cotune.ranks import is_main
@@ -62,7 +62,7 @@ def result_table(result: dict[str, Any]) -> Any:
         scores = result["baselines"].get(name)
         cells = ["not run"] * len(names) if scores is None else _cells(names, scores)
         rows.append([name.replace("_", " "), *cells, _divergence(scores or {})])
-    columns = ["", *(name + (", %" if is_share(name) else "") for name in names), "text: KL from base"]
+    columns = ["", *map(share_title, names), "text: KL from base"]
     return table(f"{result['name']}: {result['task']} on the test set", columns, rows)
 
 
@@ -72,8 +72,4 @@ def _divergence(scores: dict[str, Any]) -> str:
 
 
 def _cells(names: Sequence[str], scores: Mapping[str, Any]) -> list[str]:
-    found = [(name, scores.get(name)) for name in names]
-    return [
-        f"{100 * value:.1f}" if is_share(name) and value is not None else shown_score(name, value)
-        for name, value in found
-    ]
+    return [shown_share(name, scores.get(name)) for name in names]
