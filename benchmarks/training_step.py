@@ -8,13 +8,14 @@ in batches of the same size on the same SmolLM2-135M in the same precision, with
 its own that is told to run a round, all samples once; rounds go round among the contestants, so that a machine that
 slows down slows all. A first round of each is not counted. Results are medians; ratios are taken within a round.
 
-- `cotune`: the quickstart's recipe (adapters in the language model and in the last stage of EfficientNet, connector;
-  length groups; logits of answers only). Text samples learn too. The balance is not measured: what that costs is
-  `coordination_overhead.py`'s.
+- `cotune`: the quickstart's recipe (adapters in the language model and in the last stage of EfficientNet, connector)
+  with packed rows of 1024 tokens, all rows of a batch in one pass. Text samples learn too. The balance is not measured:
+  what that costs is `coordination_overhead.py`'s.
 - `trl`: `SFTTrainer` with PEFT's LoRA, rank 8 on queries and values, loss on the same tokens. It takes pictures only
   with a processor of a known family of models, which this pair of models has not; so it gets text alone: the picture's
   tokens are four words more, and it is spared encoder and connector. Gradient checkpointing, its default, is off here:
-  it costs a forward pass. (`trl, checkpointed`: with it; `trl, grouped`: with the Trainer's grouping by length.)
+  it costs a forward pass. Other rows: `checkpointed`, with it; `grouped`, by length, as the Trainer can; `passes of 2
+  rows`, the same batch by gradient accumulation.
 - `llava`: transformers' `Trainer` with a plain LLaVA in its first stage: picture features, two linear layers, frozen
   language model, full batches as drawn, padded, logits everywhere. Its features come finished: no encoder runs.
 
@@ -66,7 +67,10 @@ Rounds = dict[str, list[dict[str, float]]]
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who runs rounds: cotune with changes to its recipe, its precision or its loss, or a peer with its arguments."""
+    """Who runs rounds: cotune with changes to its recipe, its precision or its loss, or a peer with its arguments.
+
+    A peer's are its trainer's, and `rows`: how many run through the model at once.
+    """
 
     kind: str = "cotune"
     changes: Sequence[str] = ()
@@ -75,26 +79,28 @@ class Contestant:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+PACKED = "training.pack_tokens=1024"
 PEERS = {
-    REFERENCE: Contestant(),
+    REFERENCE: Contestant(changes=[PACKED]),
     "trl": Contestant("trl", arguments={"gradient_checkpointing": False}),
     "trl, grouped": Contestant(
         "trl", arguments={"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
     ),
     "trl, checkpointed": Contestant("trl"),
+    "trl, passes of 2 rows": Contestant("trl", arguments={"gradient_checkpointing": False, "rows": 2}),
     "llava": Contestant("llava"),
 }
 ABLATION = {
-    REFERENCE: Contestant(),
-    "batches as drawn": Contestant(changes=["training.length_pool=1"]),
-    "packed rows of 1024": Contestant(changes=["training.pack_tokens=1024"]),
-    "passes of 2 rows": Contestant(changes=["training.micro_batch_size=2"]),
-    "logits everywhere": Contestant(loss="everywhere"),
-    "logits of answers at once": Contestant(loss="at-once"),
-    "checkpointed": Contestant(changes=["training.gradient_checkpointing=true"]),
-    "soft routing, table": Contestant(changes=[SOFT]),
-    "soft routing, inline": Contestant(changes=[SOFT, "model.llm.routing.weights=inline"]),
-    "the other precision": Contestant(precision="other"),
+    REFERENCE: Contestant(changes=[PACKED]),
+    "length groups": Contestant(),
+    "as drawn": Contestant(changes=["training.length_pool=1"]),
+    "passes of 1 row": Contestant(changes=[PACKED, "training.micro_batch_size=1"]),
+    "logits everywhere": Contestant(changes=[PACKED], loss="everywhere"),
+    "logits at once": Contestant(changes=[PACKED], loss="at-once"),
+    "checkpointed": Contestant(changes=[PACKED, "training.gradient_checkpointing=true"]),
+    "soft, table": Contestant(changes=[PACKED, SOFT]),
+    "soft, inline": Contestant(changes=[PACKED, SOFT, "model.llm.routing.weights=inline"]),
+    "other precision": Contestant(changes=[PACKED], precision="other"),
 }
 OTHER = {"fp32": "bf16", "bf16": "fp32"}
 
@@ -223,7 +229,7 @@ def summary_of(benchmark: Benchmark, rounds: Rounds, operations: Mapping[str, in
 
 
 def show(title: str, summary: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print a table of contestants."""
+    """Print a table of contestants: their time and memory over cotune's, and the share of the machine's peak."""
     rows = [
         [
             name,
@@ -236,14 +242,15 @@ def show(title: str, summary: Mapping[str, Mapping[str, Any]], console: Console)
         ]
         for name, row in summary.items()
     ]
-    heads = ["", "loss tokens/s", "time / cotune's", "peak MiB", "memory / cotune's", "share of peak", "padding"]
+    heads = ["", "loss tok/s", "time", "MiB", "memory", "of peak", "padding"]
     console.print(table(title, heads, rows))
 
 
 def measure(benchmark: Benchmark, rounds: int, ablation_rounds: int) -> dict[str, Any]:
-    """Return everything the result says: rounds with the peers, then those of the ablation."""
+    """Return everything the result says, and print it: rounds with the peers, then those of the ablation."""
     with_peers, operations = benchmark.run(PEERS, rounds, "Beside the peers")
     peers = summary_of(benchmark, with_peers, operations, PEERS)
+    show(f"Beside the peers, {benchmark.precision}", peers, benchmark.console)
     result: dict[str, Any] = {
         "benchmark": "training_step",
         "date": datetime.date.today().isoformat(),
@@ -264,6 +271,7 @@ def measure(benchmark: Benchmark, rounds: int, ablation_rounds: int) -> dict[str
         found, operations = benchmark.run(ABLATION, ablation_rounds, "Ablation")
         result["ablation"] = summary_of(benchmark, found, operations, ABLATION)
         result["ablation_rounds"] = found
+        show("cotune with one thing changed", result["ablation"], benchmark.console)
     result["rounds"] = with_peers
     result["matrix_peak"] = {name: statistics.median(found) for name, found in benchmark.peaks.items()}
     return result
@@ -291,9 +299,6 @@ def main() -> None:
     rounds, ablation = (1, min(1, chosen.ablation_rounds)) if chosen.quick else (chosen.rounds, chosen.ablation_rounds)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Benchmark(plan, chosen.precision, python, Path(folder), console), rounds, ablation)
-    show(f"Beside the peers, {chosen.precision}", result["peers"], console)
-    if ablation:
-        show("cotune with one thing changed", result["ablation"], console)
     if chosen.quick:
         return
     chosen.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

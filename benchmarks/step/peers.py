@@ -83,9 +83,12 @@ def padded(samples: list[dict[str, Any]], filler: int, features: Tensor) -> dict
 
 def arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Return what both trainers are told: AdamW at a constant rate, no logs, nothing saved."""
+    chosen = dict(options["arguments"])
+    rows = chosen.pop("rows", options["plan"]["batch_size"])
     return {
         "output_dir": options["folder"],
-        "per_device_train_batch_size": options["plan"]["batch_size"],
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": options["plan"]["batch_size"] // rows,
         "num_train_epochs": _MANY,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
@@ -96,7 +99,7 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
         "save_strategy": "no",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        **options["arguments"],
+        **chosen,
     }
 
 
