@@ -23,6 +23,8 @@ COMMANDS = (
     ["estimate"],
     ["import-lavin"],
     ["study"],
+    ["report"],
+    ["card"],
     ["recipes", "ls"],
     ["recipes", "cp"],
 )

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cotune.commands import data, model, recipes, scoring, training
+from cotune.commands import data, model, recipes, reporting, scoring, training
 
 app = typer.Typer(
     help="Make a frozen language model see and hear, with a few million adapter weights, tuned in balance.",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for kind in (training, data, scoring, model):
+for kind in (training, data, scoring, reporting, model):
     app.add_typer(kind.app)
 app.add_typer(recipes.app, name="recipes")
 

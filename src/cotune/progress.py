@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
+
+_REFRESHES = 5  # a second; drawing takes time from the work that is shown
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -19,8 +21,10 @@ def make_console(*, quiet: bool = False) -> Console:
 
 
 @contextmanager
-def progress(console: Console, what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Show a bar with rate and time left; yields `advance(count=1, note="")`."""
+def progress(
+    console: Console, what: str, total: int, unit: str, below: Callable[[], RenderableType] | None = None
+) -> Iterator[Callable[..., None]]:
+    """Show a bar with rate and time left, what `below` returns under it; yields `advance(count=1, note="")`."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -40,8 +44,15 @@ def progress(console: Console, what: str, total: int, unit: str) -> Iterator[Cal
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
+
+    class WithMore(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            if below is not None:
+                yield below()
+
     # Without a terminal a bar would fill the log: one line at the end says the same.
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with WithMore(*columns, console=console, disable=not console.is_terminal, refresh_per_second=_REFRESHES) as bar:
         task = bar.add_task(what, total=total, rate="", note="")
 
         def advance(count: int = 1, note: str = "") -> None:

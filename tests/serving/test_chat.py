@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cotune.data.sources import read_source
 from cotune.errors import DataError, ModelError
 from cotune.messages import Image, Message, Text
 from cotune.model.loading import build_model
-from cotune.serving.chat import Chat, answer_once, talk
+from cotune.serving.chat import Chat
+from cotune.serving.terminal import answer_once, talk
 from tests.tiny import tiny_recipe
 
 
@@ -89,8 +91,45 @@ def test_a_conversation_survives_mistakes(chat: Chat, picture: Path, monkeypatch
     said = converse(chat, lines, monkeypatch)
     assert "/nowhere.png" in said
     assert "no command /dance" in said
-    assert "answered by the image path" in said
+    assert "answered by the image path\n" in said
     assert len(chat.messages) == 2
+
+
+def test_the_line_below_an_answer_says_when_it_was_the_base_model(
+    chat: Chat, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = converse(chat, ["hi", f"/image {picture}", "and now?"], monkeypatch)
+    assert "answered by the text path: the base model itself\n" in said
+    assert "answered by the image path\n" in said
+
+
+def test_a_conversation_is_printed_and_saved(
+    chat: Chat, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "[talk].jsonl"
+    said = converse(
+        chat,
+        [f"/save {file}", f"/image {picture}", "hi [there]", f"/save {file}", "/save", "/image", "/history"],
+        monkeypatch,
+    )
+    assert "nothing to save" in said and f"saved: {file}" in said
+    assert "name a file: /save FILE" in said and "name a file: /image FILE" in said
+    assert said.index(f"(image {picture})") < said.rindex("> hi [there]")
+    (sample,) = read_source(file, media=Path(picture.anchor)).samples
+    assert list(sample.messages) == chat.messages
+
+
+def test_what_was_typed_comes_back_in_the_next_conversation(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readline = pytest.importorskip("readline")
+    readline.clear_history()
+    readline.add_history("typed before")
+    converse(chat, [], monkeypatch)
+    readline.clear_history()
+    converse(chat, [], monkeypatch)
+    assert readline.get_history_item(readline.get_current_history_length()) == "typed before"
+    readline.clear_history()
 
 
 def test_the_end_of_input_ends_the_conversation(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

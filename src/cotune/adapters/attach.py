@@ -114,6 +114,11 @@ class AdapterHandle(nn.Module):
             self._cached = (values, self._token_tables())
         return self._cached[1]
 
+    def leaves_alone(self, name: str) -> bool:
+        """Return whether the language model computes this modality as if it had no adapters."""
+        fixed = self.tokens is None and not self.routed_by_content
+        return fixed and not bool(self.hard_table[self.modalities.index(name)].any())
+
     def _token_tables(self) -> list[Tensor]:
         assert self.tokens is not None
         route = self.tokens.token_pass()

@@ -25,7 +25,8 @@ def chat(
     from cotune.messages import Audio, Image
     from cotune.model.loading import load_tuned
     from cotune.run_folder import RunFolder, open_run
-    from cotune.serving.chat import Chat, answer_once, talk
+    from cotune.serving.chat import Chat
+    from cotune.serving.terminal import answer_once, talk
 
     console = console_of_rank()
     folder, recipe = open_run(run)

@@ -186,6 +186,7 @@ def _finish(run: RunFolder, console: Console) -> None:
         if name in PROBLEMS:
             console.print(f"[yellow]{name}: {number}[/]")
     console.print(f"Run folder: {run.path}")
+    console.print(f"Report:     {shlex.join(['cotune', 'report', str(run.path)])}", soft_wrap=True)
     console.print(f"Try it:     {_chat_line(run)}", soft_wrap=True)
 
 

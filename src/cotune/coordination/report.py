@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from cotune.coordination.learning import GradientSize
@@ -111,3 +112,18 @@ def _plain(value: Any) -> Any:
         found = {item.name: getattr(value, item.name) for item in fields(value)}
         return {name: _plain(part) for name, part in found.items() if part is not None}
     return {name: _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def report_of(step: int, row: Mapping[str, Any]) -> Report:
+    """Return the report whose `row` a trace holds; keys of another version are passed over."""
+    nested = {"oscillation": Oscillation, "loop": LoopHealth}
+    found = {name: _built(nested[name], value) if name in nested else value for name, value in row.items()}
+    parts = {name: _built(ComponentReport, part) for name, part in row.get("components", {}).items()}
+    report: Report = _built(Report, {**found, "step": step, "components": parts})
+    return report
+
+
+def _built(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass of those values it has a field for; fields without a value or a default are None."""
+    needed = {item.name: None for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
+    return kind(**needed | {item.name: values[item.name] for item in fields(kind) if item.name in values})

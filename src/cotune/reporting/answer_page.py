@@ -47,7 +47,7 @@ def write_answer_page(
     with progress(console, "Drawing the page of answers", len(chosen), "answers") as advance:
         cards = []
         for item in chosen:
-            cards.append(_card(item))
+            cards.append(answer_card(item))
             advance()
     right = sum(item.correct for item in chosen)
     content = Template(Path(__file__).with_name("answer_page.html").read_text(encoding="utf-8")).substitute(
@@ -69,7 +69,7 @@ def choose_some(predictions: Sequence[Prediction], count: int) -> list[Predictio
     return [predictions[index] for index in sorted(first)]
 
 
-def _card(item: Prediction) -> str:
+def answer_card(item: Prediction) -> str:
     """Return one answer as HTML; everything in it that came from data is escaped."""
     media = "\n".join(_medium(Path(path)) for path in item.media)
     verdict = "right" if item.correct else "wrong"
@@ -91,7 +91,7 @@ def _medium(path: Path) -> str:
     try:
         if path.suffix.lower() in SOUND_SUFFIXES:
             return f'<audio controls src="data:audio/ogg;base64,{_small_sound(path)}"></audio>'
-        return f'<img loading="lazy" alt="{escape(path.name)}" src="data:image/jpeg;base64,{_small_picture(path)}">'
+        return f'<img decoding="async" alt="{escape(path.name)}" src="data:image/jpeg;base64,{_small_picture(path)}">'
     except (DataError, OSError, ImportError):
         return f'<p class="unseen">not shown: {escape(str(path))}</p>'
 

@@ -1,23 +1,16 @@
-"""Talk to a tuned model in the terminal: text, pictures and sounds in one conversation, answers as they are made."""
+"""A conversation with a tuned model: text, pictures and sounds, answers as they are made, the past kept computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from rich.console import Console
 
 from cotune.data.collate import collate
-from cotune.errors import CotuneError, ModelError
-from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Part, Sample, Text
+from cotune.errors import ModelError
+from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Sample, Text
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.kept_prefix import KeptPrefix, identity
 from cotune.model.multimodal_lm import MultimodalLM
-
-HELP = "/image FILE shows a picture, /audio FILE plays a sound, /reset forgets the conversation, /quit ends it"
-
-_SHOWN: dict[str, type[Image] | type[Audio]] = {"/image": Image, "/audio": Audio}
 
 
 @dataclass
@@ -27,7 +20,7 @@ class Chat:
     model: MultimodalLM
     max_new_tokens: int = 256
     messages: list[Message] = field(default_factory=list)
-    waiting: list[Part] = field(default_factory=list)
+    waiting: list[Image | Audio] = field(default_factory=list)
     kept: KeptPrefix = field(default_factory=KeptPrefix)
 
     def __post_init__(self) -> None:
@@ -80,45 +73,7 @@ class Chat:
         """The modality set that answers: everything shown so far."""
         return Sample("chat", tuple(self.messages)).modality
 
-
-def answer_once(chat: Chat, console: Console, prompt: str) -> None:
-    """Print the streamed answer to one question."""
-    for piece in chat.ask(prompt):
-        console.print(piece, end="", markup=False, soft_wrap=True)
-    console.print()
-
-
-def talk(chat: Chat, console: Console) -> None:
-    """Run a conversation until the user leaves; a bad command or file is said, not fatal."""
-    console.print(f"[dim]{HELP}[/]")
-    while True:
-        try:
-            line = console.input("[bold]> [/]").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-        if line in ("/quit", "/exit"):
-            return
-        try:
-            _turn(chat, console, line)
-        except CotuneError as error:
-            console.print(f"[red]{error}[/]")
-        except KeyboardInterrupt:
-            console.print("\n[dim]stopped; the turn is forgotten[/]")
-
-
-def _turn(chat: Chat, console: Console, line: str) -> None:
-    command, _, rest = line.partition(" ")
-    if not line:
-        return
-    if command == "/reset":
-        chat.reset()
-        console.print("[dim]forgotten[/]")
-    elif command in _SHOWN:
-        chat.show(_SHOWN[command](Path(rest.strip()).expanduser()))
-        console.print(f"[dim]{rest.strip()} goes with your next question[/]")
-    elif command.startswith("/"):
-        console.print(f"[red]no command {command}[/]; {HELP}")
-    else:
-        answer_once(chat, console, line)
-        console.print(f"[dim]answered by the {chat.modality} path[/]")
+    @property
+    def is_base(self) -> bool:
+        """Whether what answers is the base language model, unchanged: no adapter works on this modality."""
+        return self.model.adapters is None or self.model.adapters.leaves_alone(self.modality)

@@ -15,8 +15,8 @@ from cotune.run_folder import RunFolder
 from cotune.training.estimate import Estimate
 from cotune.training.largest_pass import largest_pass
 from cotune.training.loop import TrainingLoop
+from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.prepare import make_batches
-from cotune.training.result import peak_memory_bytes
 from cotune.training.run import prepare_training
 from cotune.training.startup import coming_batches
 

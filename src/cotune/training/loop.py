@@ -27,16 +27,17 @@ from cotune.data.passes import Row
 from cotune.data.template import Encoded
 from cotune.errors import CheckpointError, OtherRankError, RunFolderError
 from cotune.model.multimodal_lm import MultimodalLM
-from cotune.progress import progress
 from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace
 from cotune.training.chunked_loss import pass_loss
 from cotune.training.coordination import make_coordinator
 from cotune.training.gradients import sum_gradients
+from cotune.training.live import tuning_display
 from cotune.training.movement import CHECK_AFTER, Movement
 from cotune.training.optimizer import clip, gradient_norms, make_optimizer, rates_in_force, schedule_factor
 from cotune.training.out_of_memory import memory_advice
+from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.precision import Precision
 from cotune.training.processes import ALONE, Processes
 from cotune.training.rank_state import go_on_from, random_states, start_equal
@@ -140,7 +141,7 @@ class TrainingLoop:
         steps = self.recipe.training.steps
         self.model.train()
         self.movement.begin()
-        with progress(self.console, "Tuning", steps, "steps") as advance, asked_to_stop() as stop:
+        with tuning_display(self.console, steps, trace) as advance, asked_to_stop() as stop:
             advance(self.step)
             while self.step < steps:
                 row = self._one_step()
@@ -316,12 +317,8 @@ class TrainingLoop:
         self.costs.tokens += tokens
         self.costs.loss_tokens += loss_tokens
         self.costs.padding += padding
-        return {
-            "tokens": tokens,
-            "loss_tokens": loss_tokens,
-            "padding": padding,
-            "step_seconds": round(seconds, 4),
-        }
+        took = {"step_seconds": round(seconds, 4), "peak_memory_bytes": peak_memory_bytes()}
+        return {"tokens": tokens, "loss_tokens": loss_tokens, "padding": padding} | took
 
     def _recent_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else float("nan")

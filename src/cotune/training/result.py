@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from cotune.adapters.attach import AdapterHandle
@@ -26,6 +23,8 @@ from cotune.run_folder import RunFolder
 from cotune.trace import Trace
 from cotune.training.loop import TrainingLoop
 from cotune.training.model_and_data import Prepared
+from cotune.training.peak_memory import peak_memory_bytes
+from cotune.training.routing_record import record_routing
 from cotune.training.sharding import is_sharded, shard_layers
 from cotune.training.validation import final_held_out_loss
 
@@ -63,6 +62,7 @@ def finished_result(prepared: Prepared, loop: TrainingLoop, run: RunFolder, trac
     result["coordination"] = loop.coordinator.summary()
     for sentence in result["coordination"]["sentences"]:
         console.print(f"[yellow]{sentence}[/]")
+    record_routing(prepared.model, trace, loop.step)
     result |= _experts_parted(prepared.model, loop.step, trace, console)
     result["versions"] = versions()
     result["seed"] = recipe.seed
@@ -124,11 +124,3 @@ def versions() -> dict[str, str]:
     """Return the versions of everything that decides the numbers."""
     packages = ("cotune", "torch", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest memory this process has held: on the GPU when there is one, else resident."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024

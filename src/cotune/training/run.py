@@ -22,6 +22,7 @@ from cotune.training.coordination import check_coordination
 from cotune.training.foretold import compare
 from cotune.training.loop import TrainingLoop
 from cotune.training.model_and_data import Prepared
+from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.prepare import (
     Samples,
     check_encoders,
@@ -36,7 +37,7 @@ from cotune.training.prepare import (
 from cotune.training.processes import Processes, start_processes
 from cotune.training.random_state import seed_everything
 from cotune.training.rehearsal import check_template
-from cotune.training.result import finished_result, peak_memory_bytes
+from cotune.training.result import finished_result
 from cotune.training.same_run import (
     check_same_data,
     check_same_recipe,
@@ -47,6 +48,7 @@ from cotune.training.same_run import (
 )
 from cotune.training.sharding import check_sharding, is_sharded, shard_language_model
 from cotune.training.startup import announce
+from cotune.training.stop_record import recorded_stop
 from cotune.training.trackers import check_trackers, tracked
 from cotune.training.validation import make_validation
 
@@ -165,7 +167,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, allow_chang
         loop.resume()
         console.print(f"Going on after step {loop.step}")
         processes.on_main(lambda: _go_on(run, recipe, samples, changed, loop, console))
-    with _trace(run, processes) as trace, tracked(trace, recipe):
+    with _trace(run, processes) as trace, tracked(trace, recipe), recorded_stop(trace, loop):
         found = announce(prepared, loop, None if loop.trace_size else trace)
         loop.run(trace, validation)
         counts = prepared.samples.counts + batches.counts() + loop.counts()

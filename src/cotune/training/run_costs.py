@@ -16,7 +16,6 @@ from cotune.evaluation.paper_numbers import COSTS, paper_rows, sources
 from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder, open_run, short_names
 from cotune.trace import read_trace
-from cotune.training.estimate import estimate
 
 COLUMNS = ("run", "trained", "share", "MB", "GiB", "hours", "PFLOP", "tokens/s")
 
@@ -82,6 +81,8 @@ def _operations(run: RunFolder, recipe: Recipe) -> tuple[int | None, str | None]
     steps = list(read_trace(run.trace, "step")) if run.trace.exists() else []
     if not steps:
         return None, "its trace holds no steps"
+    from cotune.training.estimate import estimate  # brings torch, which the table alone does without
+
     samples = len(steps) * recipe.training.batch_size
     tokens = round(sum(row["tokens"] for row in steps) / samples)
     answer = max(1, round(sum(row["loss_tokens"] for row in steps) / samples))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -48,6 +49,8 @@ def announce(prepared: Prepared, loop: TrainingLoop, trace: Trace | None) -> Est
             components={name: [part.trainable_count, part.total] for name, part in loop.components.items()},
             samples=dict(prepared.samples.counts),
             overlap=_overlap(prepared),
+            precision=precision_line(prepared.model, recipe),
+            memory=None if found is None or found.memory.range is None else asdict(found.memory.range),
             versions=versions(),
         )
     return found

@@ -8,6 +8,7 @@ from cotune.errors import DataError
 from cotune.messages import Sample
 from cotune.trace import Trace
 from cotune.training.model_and_data import Prepared
+from cotune.training.routing_record import record_routing
 
 # Evaluates the model, records it under a step, and returns the numbers to print.
 Evaluate = Callable[[Trace, int], dict[str, float | None]]
@@ -43,10 +44,12 @@ def _validation_samples(prepared: Prepared) -> Sequence[Sample]:
 def _record_loss(prepared: Prepared, samples: Sequence[Sample], trace: Trace, step: int) -> float:
     loss = prepared.held_out_loss(samples)
     trace.write("held_out", step, loss=loss, samples=len(samples))
+    record_routing(prepared.model, trace, step)
     return loss
 
 
 def _record_scores(prepared: Prepared, samples: Sequence[Sample], trace: Trace, step: int) -> dict[str, float | None]:
     scores = prepared.evaluate(samples, "Validating")[0]
     trace.write("validation", step, scores=scores)
+    record_routing(prepared.model, trace, step)
     return scores
