@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py              # about 20 minutes on two cores, once the peers are installed
     python benchmarks/training_step.py --quick      # a look: short samples, one round; 3 minutes
+                                                    # Linux, about 16 GB of memory
 
 Everybody learns from the same samples (quickstart pictures and questions, ScienceQA-like lengths: `step/workload.py`)
 in batches of the same size on the same SmolLM2-135M in the same precision, with AdamW. Every contestant is a process of
