@@ -10,16 +10,12 @@ both. The ratio is the median over the rounds; the measurements' own clock gives
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from measuring import ASSETS, result, write
 from rich.console import Console
 
 from cotune.progress import table
@@ -30,10 +26,7 @@ from cotune.trace import Trace, read_trace
 from cotune.training.catalogue import find_recipe
 from cotune.training.loop import TrainingLoop
 from cotune.training.prepare import make_batches
-from cotune.training.result import versions
 from cotune.training.run import prepare_training
-
-ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa")
 
 
 def make_loop(recipe: Recipe, folder: Path, console: Console) -> TrainingLoop:
@@ -73,23 +66,17 @@ def summarise(rounds: list[dict[str, float]], steps: int, recipe: Recipe) -> dic
     """Return the medians over the rounds, with machine, versions and date."""
     ratios = [found["with"] / found["without"] for found in rounds]
     shares = [found["measuring"] / found["without"] for found in rounds]
-    return {
-        "benchmark": "coordination_overhead",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "recipe": recipe.name,
-        "measure_every": recipe.coordination.measure_every,
-        "probe": recipe.coordination.probe,
-        "batch_size": recipe.training.batch_size,
-        "steps_per_round": steps,
-        "rounds": len(rounds),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "measuring_share": statistics.median(shares),
-        "seconds_per_step": {name: statistics.median(f[name] for f in rounds) / steps for name in ("with", "without")},
-    }
+    return result(
+        "coordination_overhead",
+        {"ratio": statistics.median(ratios), "ratios": ratios, "measuring_share": statistics.median(shares)},
+        recipe=recipe.name,
+        measure_every=recipe.coordination.measure_every,
+        probe=recipe.coordination.probe,
+        batch_size=recipe.training.batch_size,
+        steps_per_round=steps,
+        rounds=len(rounds),
+        seconds_per_step={name: statistics.median(f[name] for f in rounds) / steps for name in ("with", "without")},
+    )
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
@@ -128,10 +115,7 @@ def main() -> None:
             console.print(f"round {number + 1}: {rounds[-1]['with'] / rounds[-1]['without']:.4f}")
     summary = summarise(rounds, arguments.steps, recipe)
     show(summary, console)
-    target = Path(__file__).parent / "results" / "coordination_overhead.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    console.print(f"{target} written")
+    console.print(f"{write(summary)} written")
 
 
 if __name__ == "__main__":

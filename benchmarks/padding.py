@@ -12,14 +12,11 @@ lavin-7b. `--lengths FILE` (one number a line) measures a real data set instead.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from measuring import result, write
 from rich.console import Console
 
 from cotune.data.composing import Budget, compose
@@ -28,7 +25,6 @@ from cotune.data.template import IGNORED, Encoded
 from cotune.messages import Image, Message, Sample, Text
 from cotune.progress import table
 
-RESULT = Path(__file__).parent / "results" / "padding.json"
 SAMPLES = 12_726
 PICTURED = 10_332 / 21_208
 LONGEST = 512
@@ -73,7 +69,7 @@ def main() -> None:
     """Measure, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=Path, help="a file with one length a line, in place of the modelled ones")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     generator = random.Random(0)
     if arguments.lengths:
@@ -90,22 +86,20 @@ def main() -> None:
         f"packed rows of {ROW}, passes of 4 rows": measure(samples, by_length=False, row_tokens=ROW, micro=MICRO),
     }
     lengths = sorted(map(len, samples))
-    result = {
-        "benchmark": "padding",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "lengths": str(arguments.lengths) if arguments.lengths else "modelled on ScienceQA",
-        "samples": len(samples),
-        "mean_length": round(sum(lengths) / len(lengths), 1),
-        "median_length": lengths[len(lengths) // 2],
-        "batch_size": BATCH,
-        "length_pool": POOL,
-        "padded_share": {name: round(share, 4) for name, share in shares.items()},
-    }
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    about = str(arguments.lengths) if arguments.lengths else "modelled on ScienceQA"
+    found = result(
+        "padding",
+        {"padded_share": {name: round(share, 4) for name, share in shares.items()}},
+        lengths=about,
+        samples=len(samples),
+        mean_length=round(sum(lengths) / len(lengths), 1),
+        median_length=lengths[len(lengths) // 2],
+        batch_size=BATCH,
+        length_pool=POOL,
+    )
+    write(found, arguments.output)
     rows = [[name, f"{share:.1%}"] for name, share in shares.items()]
-    Console().print(table(f"Padding ({result['lengths']})", ["batches", "padding"], rows))
+    Console().print(table(f"Padding ({about})", ["batches", "padding"], rows))
 
 
 if __name__ == "__main__":

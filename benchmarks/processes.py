@@ -10,17 +10,12 @@ those not at work wait: a machine that slows down slows all three.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from measuring import ASSETS, medians, ratio, result, write
 from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,10 +27,8 @@ from cotune.training.catalogue import find_recipe
 from cotune.training.loop import TrainingLoop
 from cotune.training.prepare import make_batches
 from cotune.training.processes import ALONE, Processes, start_processes
-from cotune.training.result import versions
 from cotune.training.run import prepare_training
 
-ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa")
 WAYS = ("alone", "replicated", "sharded")
 
 
@@ -109,26 +102,18 @@ def measure(recipe: Recipe, rounds: int, steps: int, folder: Path) -> dict[str, 
     for _ in range(rounds):
         for way, loop in loops.items():
             found[way].append(seconds_of(loop, steps, processes))
-    return {
-        "benchmark": "processes",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "load_average": os.getloadavg(),
-        "versions": versions(),
-        "recipe": recipe.name,
-        "batch_size": recipe.training.batch_size,
-        "processes": processes.size,
-        "threads_each": torch.get_num_threads(),
-        "trainable": sum(part.numel() for part in loops["alone"]._learning),
-        "seconds_per_step": {way: statistics.median(values) for way, values in found.items()},
-        "rounds": found,
-        "speed_up": {
-            way: statistics.median(alone / many for alone, many in zip(found["alone"], found[way], strict=True))
-            for way in WAYS[1:]
-        },
-        "bytes_sent": sent,
-        "bytes_expected": {way: expected_bytes(loops[way]) for way in WAYS[1:]},
-    }
+    return result(
+        "processes",
+        {"speed_up": {way: ratio(found["alone"], found[way]) for way in WAYS[1:]}},
+        recipe=recipe.name,
+        batch_size=recipe.training.batch_size,
+        processes=processes.size,
+        trainable=sum(part.numel() for part in loops["alone"]._learning),
+        seconds_per_step=medians(found),
+        rounds=found,
+        bytes_sent=sent,
+        bytes_expected={way: expected_bytes(loops[way]) for way in WAYS[1:]},
+    )
 
 
 def main() -> None:
@@ -137,7 +122,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the quickstart recipe")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/processes.json"))
+    parser.add_argument("--output", type=Path, help="JSON to write")
     chosen = parser.parse_args()
     processes = start_processes()
     if processes.size == 1:
@@ -148,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(recipe, chosen.rounds, chosen.steps, Path(folder))
     if processes.main:
-        chosen.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write(found, chosen.output)
         rows = [[way, f"{value:.3f}"] for way, value in found["seconds_per_step"].items()]
         rows += [[f"speed-up, {way}", f"{value:.2f}"] for way, value in found["speed_up"].items()]
         for way in WAYS[1:]:

@@ -8,14 +8,11 @@ python benchmarks/quickstart_seeds.py --name quickstart_long runs/long
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
+from measuring import result, write
 from rich.console import Console
 
 from cotune.progress import table
@@ -29,24 +26,20 @@ def summarise(results: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return means, smallest and largest values over the runs, with machine, versions and date."""
 
     def spread(key: str) -> dict[str, float]:
-        values = [float(result[key]) for result in results]
+        values = [float(run[key]) for run in results]
         return {"mean": statistics.fmean(values), "smallest": min(values), "largest": max(values)}
 
-    return {
-        "benchmark": name,
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": results[0]["versions"],
-        "seeds": [result["seed"] for result in results],
-        "steps": results[0]["steps"],
-        "trainable_parameters": results[0]["trainable_parameters"],
-        "scores": {key: spread(key) for key in SCORES},
-        "costs": {key: spread(key) for key in COSTS},
-        "baselines": {
+    return result(
+        name,
+        {"scores": {key: spread(key) for key in SCORES}, "costs": {key: spread(key) for key in COSTS}},
+        seeds=[run["seed"] for run in results],
+        steps=results[0]["steps"],
+        trainable_parameters=results[0]["trainable_parameters"],
+        baselines={
             baseline: next((r["baselines"][baseline] for r in results if r["baselines"][baseline]), None)
             for baseline in results[0]["baselines"]
         },
-    }
+    ) | {"versions": results[0]["versions"]}
 
 
 def main() -> None:
@@ -63,10 +56,7 @@ def main() -> None:
         for key, values in (summary["scores"] | summary["costs"]).items()
     ]
     Console().print(table(f"{arguments.name}, seeds {summary['seeds']}", ["", "mean", "smallest", "largest"], rows))
-    target = Path(__file__).parent / "results" / f"{arguments.name}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(summary, indent=2) + "\n")
-    Console().print(f"written: {target}")
+    Console().print(f"written: {write(summary)}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ held-out text that was written for cotune, the KL from the base model's replies,
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
+from measuring import ASSETS, write
+from measuring import result as result_of
 from rich.console import Console
 
 from cotune.progress import table
@@ -26,7 +24,6 @@ from cotune.run_folder import RunFolder
 from cotune.training.catalogue import find_recipe
 from cotune.training.run import train
 
-ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa", "chatterbot-corpus")
 TEXT_SOURCE = {"path": "quickstart:chatterbot-corpus/dialogues.jsonl", "reader": "chat"}
 TEXT_SHARE = 0.25
 ROWS: dict[str, tuple[list[str], bool]] = {
@@ -100,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     arguments = parser.parse_args()
     console = Console()
-    ensure(ASSETS, console)
+    ensure((*ASSETS, "chatterbot-corpus"), console)
     rows: dict[str, dict[str, Any]] = {}
     versions: dict[str, str] = {}
     for name in arguments.rows:
@@ -110,19 +107,9 @@ def main() -> None:
         result = run.read_result() if (run.path / "result.json").exists() else train(recipe, console)
         rows[name], versions = row_of(result), result["versions"]
     show(rows, console)
-    summary = {
-        "benchmark": "text_kept",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": versions,
-        "steps": arguments.steps,
-        "seed": arguments.seed,
-        "text_share": TEXT_SHARE,
-        "rows": rows,
-    }
-    target = Path(__file__).parent / "results" / "text_kept.json"
-    target.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    console.print(f"{target} written")
+    about = {"steps": arguments.steps, "seed": arguments.seed, "text_share": TEXT_SHARE}
+    summary = result_of("text_kept", {"rows": rows}, **about) | {"versions": versions}
+    console.print(f"{write(summary)} written")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def full() -> dict[str, Any]:
     found = with_encoder()
     found["model"]["encoders"]["audio"] = {"path": "ears"}
     found["data"] = {"train": [copy.deepcopy(FULL_SOURCE)], "test": [copy.deepcopy(FULL_SOURCE)]}
+    found["evaluation"] = {"tasks": ["mme"]}
     return parse_recipe(found).model_dump(mode="json")
 
 
@@ -348,3 +349,17 @@ def test_a_path_stands_for_a_source_and_for_the_data():
     for short in ("a.jsonl", {"train": "a.jsonl"}, {"train": ["a.jsonl"]}, {"train": {"path": "a.jsonl"}}):
         assert Data.model_validate(short) == whole
     assert Data.model_validate({"train": "a", "test": "b"}).test[0].path == "b"
+
+
+def test_tasks_to_score_stand_by_name_or_in_full_and_two_of_a_kind_need_names():
+    found = changed(
+        "evaluation.tasks=[mme, {task: mme, name: mme-few, limit: 3, every: 4}]", "evaluation.tasks_every=6"
+    )
+    assert [entry.label for entry in found.evaluation.tasks] == ["mme", "mme-few"]
+    due = {step: [entry.label for entry in found.evaluation.due(step)] for step in range(13)}
+    assert {step: names for step, names in due.items() if names} == {
+        4: ["mme-few"], 6: ["mme"], 8: ["mme-few"], 12: ["mme", "mme-few"],
+    }  # fmt: skip
+    assert "mme stand there more than once" in problems(with_encoder(), "evaluation.tasks=[mme, mme]")[0]
+    assert "no tasks to score" in problems(with_encoder(), "evaluation.tasks_every=5")[0]
+    assert "tasks.0.name" in problems(with_encoder(), "evaluation.tasks=[{task: mme, name: ../up}]")[0]

@@ -23,11 +23,11 @@ class CotuneError(Exception):
 class ManyProblemsError(CotuneError):
     """Several problems of one input, reported together so that they are mended in one go.
 
-    `problems` holds them all; the text shows the first ones and says how many more there are.
+    `title` says what of, `problems` holds them all; the text shows the first ones and says how many more there are.
     """
 
     def __init__(self, title: str, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.title, self.problems = title, list(problems)
         lines = [f"  - {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"  ... and {len(self.problems) - SHOWN_PROBLEMS} more")
@@ -102,6 +102,23 @@ class FoldError(CotuneError):
 
 class RegularizerError(CotuneError):
     """A setting or reference under which the coordination regulariser would do nothing, or harm."""
+
+
+class ServeError(CotuneError):
+    """A server that cannot be started as asked: the address, the key or the model stands in the way."""
+
+
+class RequestError(CotuneError):
+    """A request that is turned away: `status` is that of HTTP, `code` and `param` as the OpenAI API names them.
+
+    `retry_after` is the number of seconds after which it is worth trying again.
+    """
+
+    def __init__(
+        self, status: int, text: str, *, code: str | None = None, param: str | None = None, retry_after: int = 0
+    ) -> None:
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+        super().__init__(text)
 
 
 def nearest(name: str, choices: Sequence[str]) -> str:

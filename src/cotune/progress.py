@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,15 +68,22 @@ def progress(
 
 
 @contextmanager
-def counted_progress(console: Console, what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar once something is counted; yields `progress(done, total)`, cheap enough to call a million times."""
+def counted_progress(
+    console: Console, what: str, unit: str, *, after: float = 0.0
+) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar once something is counted; yields `progress(done, total)`, cheap enough to call a million times.
+
+    What is over within `after` seconds shows nothing.
+    """
     with ExitStack() as stack:
         advance: Callable[..., None] | None = None
-        shown = 0
+        shown, started = 0, monotonic()
 
         def count(done: int, total: int) -> None:
             nonlocal advance, shown
             if advance is None:
+                if after and monotonic() - started < after:
+                    return
                 advance = stack.enter_context(progress(console, what, total, unit))
             if done == total or done - shown >= max(1, total // 200):
                 advance(done - shown)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from cotune.messages import AUDIO, IMAGE
 from cotune.plain_yaml import dump_yaml
 from cotune.recipe_coordination import Coordination
+from cotune.recipe_evaluation import Evaluation
 from cotune.recipe_section import Part, Positive, Share, ShareBelowOne
 
 Tune = Literal["adapters", "full", "lora", "dora", "frozen"]
@@ -249,7 +250,8 @@ class Data(Part):
     `cut-text` cuts text, never a picture or sound; what was left out or cut is counted and named. `bad_media` says what
     comes of samples whose pictures or sounds cannot be used: they stop the run, are dropped, or get a blank one in its
     place; `media_check: quick` looks at the beginning and the end of every file, `full` decodes it. Files outside of
-    the media folder, and URLs, are refused unless allowed.
+    the media folder, and URLs, are refused unless allowed. `workers` threads load the media of coming steps, where
+    their encoder learns and nothing could be computed once; no bit of a run depends on how many.
     """
 
     train: Annotated[Sources, Field(min_length=1)]
@@ -262,6 +264,7 @@ class Data(Part):
     media_check: Literal["quick", "full"] = "quick"
     allow_outside_root: bool = False
     allow_urls: bool = False
+    workers: Annotated[int, Field(ge=0)] = 2
 
     @model_validator(mode="before")
     @classmethod
@@ -310,24 +313,6 @@ class Training(Part):
     skipped_in_a_row: PositiveInt = 5
     threads: PositiveInt | None = None
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
-
-
-class Evaluation(Part):
-    """How answers are generated and scored.
-
-    With `held_out_loss` a run is watched by its loss on the validation samples, every `training.evaluate_every` steps
-    and at its end, in place of answers generated for them: that costs one forward. `text_file` is the held-out text
-    whose loss is taken before and after (one of cotune's own when null).
-    """
-
-    task: str = "exact-match"
-    batch_size: PositiveInt = 64
-    max_new_tokens: PositiveInt = 16
-    validation_limit: PositiveInt = 500
-    limit: PositiveInt | None = None
-    held_out_loss: bool = False
-    text_retention: bool = True
-    text_file: str | None = None
 
 
 class Recipe(Part):

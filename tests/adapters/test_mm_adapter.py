@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cotune.adapters import MMAdapter, MMAdapterConfig
-from cotune.adapters.routing import Route
+from cotune.adapters.mm_adapter import kept_mixtures
+from cotune.adapters.routing import ContentRoute, Route
 from cotune.errors import ModelError
 from tests.adapters.naive import block_diagonal, naive_adapter
 from tests.decoders import randomize
@@ -149,3 +150,69 @@ def test_impossible_shapes_are_refused(options: dict[str, float]) -> None:
 def test_groups_that_do_not_divide_the_width_are_an_error_for_the_user() -> None:
     with pytest.raises(ModelError, match=r"groups \(3\).*width \(16\)"):
         MMAdapter(16, MMAdapterConfig(rank=6, groups=3), experts=1)
+
+
+ROUTES = [torch.tensor([[0.3, 0.7]]), torch.rand(3, 2), torch.rand(3, 4, 2)]
+
+
+@pytest.mark.parametrize("rows", ROUTES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_kept_mixture_gives_the_same_bits_in_full_precision(rows: Tensor, bias: bool) -> None:
+    adapter = make_adapter(bias=bias)
+    hidden = torch.randn(2, 3, 4, 12, dtype=torch.float64)
+    with torch.no_grad():
+        expected = [run(adapter, part, rows) for part in hidden]
+        adapter.route = Route(rows)
+        with kept_mixtures([adapter]):
+            found = [adapter(part) for part in hidden]
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("rows", ROUTES)
+def test_a_kept_mixture_rounds_as_the_narrow_input_would(rows: Tensor) -> None:
+    adapter = make_adapter(width=64, rank=8).float()
+    hidden = torch.randn(3, 4, 64).bfloat16()
+    with torch.no_grad():
+        expected = run(adapter, hidden, rows)
+        with kept_mixtures([adapter]):
+            adapter(hidden)
+            found = adapter(hidden)
+    assert found.dtype == torch.bfloat16
+    # Sums of products are rounded at the same places; their order may move the last of 8 bits.
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-6)
+    assert found.equal(expected) or (found == expected).float().mean() > 0.95
+
+
+def test_a_new_route_or_a_changed_weight_behind_the_block_is_not_missed() -> None:
+    adapter, hidden = make_adapter(), torch.randn(3, 4, 12, dtype=torch.float64)
+    with torch.no_grad():
+        expected = [run(adapter, hidden, rows) for rows in ROUTES]
+        with kept_mixtures([adapter]):
+            assert all(run(adapter, hidden, rows).equal(one) for rows, one in zip(ROUTES, expected, strict=True))
+        adapter.up.add_(1.0)
+        assert not adapter(hidden).equal(expected[-1])
+
+
+def test_nothing_is_kept_of_what_a_gradient_needs() -> None:
+    adapter, hidden = make_adapter(), torch.randn(3, 4, 12, dtype=torch.float64)
+    adapter.route = Route(ROUTES[0])
+    with kept_mixtures([adapter]):
+        adapter(hidden)
+        with torch.no_grad():
+            adapter.up.add_(1.0)
+        changed = adapter(hidden)
+    assert changed.equal(run(adapter, hidden, ROUTES[0]))
+    changed.sum().backward()
+    assert adapter.up.grad is not None
+
+
+def test_weights_read_off_the_input_are_read_anew_every_time() -> None:
+    adapter = MMAdapter(12, MMAdapterConfig(routing="content"), experts=2, routed=True).double()
+    randomize(adapter, 0)
+    adapter.route = ContentRoute("first", 1.0)
+    one, other = torch.randn(2, 3, 4, 12, dtype=torch.float64)
+    with torch.no_grad():
+        expected = adapter(other)
+        with kept_mixtures([adapter]):
+            adapter(one)
+            assert adapter(other).equal(expected)

@@ -161,11 +161,35 @@ def test_a_missing_or_empty_caption_is_a_counted_nothing(silent):
         ({"1": "a", "x": "b", "y": "c"}, {"1": ["a"]}, "'x' has a prediction and no references.*\n.*'y' has"),
         ({"1": "a"}, {"1": [], "2": "text"}, "'1': its list of references is empty.*\n.*'2': a list of references"),
         ({}, {}, "there are no references"),
+        ({1: "a"}, {"1": ["a"]}, "1 has a prediction and no references.*\n.*1 is not '1'"),
+        ({"1": None, "2": ["a"]}, {"1": ["a"], "2": [3]}, "not NoneType.*\n.*not list.*\n.*reference must.*not int"),
+        ({"1": "a"}, {"1": {"a"}}, "a list of references is expected, not set"),
     ],
 )
 def test_what_cannot_be_scored_is_named(said, references, named):
     with pytest.raises(DataError, match=named):
         caption_scores(said, references)
+
+
+@given(st.dictionaries(st.text(max_size=3), st.tuples(st.text(), st.lists(st.text(), min_size=1)), min_size=1))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_text_of_any_script_is_too_much(corpus):
+    said, references = {key: text for key, (text, _) in corpus.items()}, {key: two[1] for key, two in corpus.items()}
+    scores = caption_scores(said, references)
+    assert all(0 <= value <= 10 + 1e-9 for value in scores.values())
+    assert len(wordless(said, references)) <= len(said)
+
+
+def test_references_without_words_are_a_counted_nothing():
+    with pytest.warns(UserWarning, match="1 of 2 ids have only references without words"):
+        scores = caption_scores({"1": "a dog", "2": "a dog"}, {"1": ["a dog"], "2": ["", "..."]})
+    assert scores["ROUGE_L"] == pytest.approx(0.5)
+
+
+def test_it_says_how_far_it_is():
+    told = []
+    caption_scores({"1": "a", "2": "b"}, {"1": ["a"], "2": ["b"]}, count=lambda *both: told.append(both))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def corpus_of(captions: list[str], seed: int) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cotune.data.media import load_image
+from cotune.errors import DataError
 from cotune.model import feature_cache
 from cotune.model.encoders import FeatureEncoder, Trunk
 from cotune.model.feature_cache import FeatureCache
@@ -218,3 +221,39 @@ def test_rows_larger_than_all_the_room_are_kept_for_this_run(
     again = Corner()
     cache(again, folder).prepare(paths)
     assert again.seen == 0
+
+
+def test_what_was_begun_is_what_is_given_and_each_file_is_loaded_once(paths: list[Path]) -> None:
+    loads: Counter[Path] = Counter()
+
+    def load(path: Path) -> Image.Image:
+        loads[path] += 1
+        return Image.open(path)
+
+    made = FeatureCache(Corner(cacheable=False), None, load)
+    with ThreadPoolExecutor(2) as pool:
+        made.begin(paths[:3], pool)
+        made.begin(paths[1:4], pool)  # two of them under way
+        assert_right(made, [paths[3], paths[1], paths[2], paths[1]])
+        made.begin(paths[3:], pool)
+        assert_right(made, paths[3:])
+    assert loads == dict.fromkeys(paths, 1)
+
+
+def test_nothing_is_begun_for_files_whose_rows_are_kept(paths: list[Path]) -> None:
+    made = cache(Corner(), None)
+    made.prepare(paths[:4])
+    with ThreadPoolExecutor(1) as pool:
+        made.load = lambda path: pytest.fail(f"{path} is loaded again")
+        made.begin(paths[:4], pool)
+    assert_right(made, paths[:4])
+
+
+def test_a_file_that_cannot_be_loaded_is_named_when_it_is_asked_for(paths: list[Path]) -> None:
+    made = FeatureCache(Corner(cacheable=False), None, load_image)
+    paths[1].write_bytes(b"no picture")
+    with ThreadPoolExecutor(1) as pool:
+        made.begin(paths[:3], pool)
+        made.rows([paths[0], paths[2]])
+        with pytest.raises(DataError, match=str(paths[1])):
+            made.rows(paths[:2])

@@ -30,7 +30,7 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "0.200" in said and "+0.700" in said and "*" in said
     out = folders[0] / "compare"
     assert json.loads((out / "compare.json").read_text())["metrics"]["accuracy"][1]["difference"] == pytest.approx(0.7)
-    assert "| accuracy | first |" in (out / "compare.md").read_text()
+    assert "| accuracy (main) | first |" in (out / "compare.md").read_text()
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -43,7 +43,7 @@ def test_paper_rows_stand_beside_and_are_marked(tmp_path: Path, capsys: pytest.C
     assert run("compare", *map(str, folders), "--resamples", "100", "--out", str(tmp_path / "out")) == 0
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| paper: LaVIN-7B (20 epochs) | 0.894 |" in page
-    assert "arXiv 2305.15023 (as quoted by others)" in page
+    assert "arXiv 2305.15023 (as quoted by others, not verified)" in page
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

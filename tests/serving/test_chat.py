@@ -103,6 +103,13 @@ def test_the_line_below_an_answer_says_when_it_was_the_base_model(
     assert "answered by the image path\n" in said
 
 
+def test_a_model_tuned_without_adapters_is_not_called_the_base_model(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = Chat(build_model(tiny_recipe(root, "components.llm.tune=lora")).eval(), max_new_tokens=4)
+    assert "answered by the text path\n" in converse(tuned, ["hi"], monkeypatch)
+
+
 def test_a_conversation_is_printed_and_saved(
     chat: Chat, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

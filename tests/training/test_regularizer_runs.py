@@ -139,7 +139,7 @@ def test_it_adds_the_same_however_a_batch_is_cut(root: Path, size: int) -> None:
     whole, cut = regularized(root, "whole", ON), regularized(root, "cut", ON, f"training.micro_batch_size={size}")
     rows = []
     for loop in (whole, cut):
-        encoded = next(loop.stream)
+        encoded = loop.stream.take(1)
         for _ in range(2):
             loop.optimizer.zero_grad()
             loop._backward(encoded)
@@ -159,7 +159,7 @@ def test_it_adds_the_same_however_a_batch_is_cut(root: Path, size: int) -> None:
 
 def test_it_moves_predictions_away_from_those_of_the_last_visit(root: Path) -> None:
     loop = regularized(root, "run", "coordination.regularizer={weight: 50, cap: null, target: 1}")
-    encoded = next(loop.stream)
+    encoded = loop.stream.take(1)
     before = _predict(loop, encoded)
     for _ in range(2):  # the second time there is something to compare with
         loop.optimizer.zero_grad()
@@ -193,7 +193,7 @@ def test_batches_are_shown_again_as_the_reference_asks(root: Path) -> None:
     names = {}
     for reference, more in REFERENCED.items():
         loop = regularized(root, reference, ON, f"coordination.regularizer.reference={reference}", *more)
-        names[reference] = [[item.sample.id for item in next(loop.stream)] for _ in range(4)]
+        names[reference] = [[item.sample.id for item in loop.stream.take(1)] for _ in range(4)]
     plain = names["last_epoch"]
     assert names["probe"] == plain
     assert names["repeat"] == [plain[0], plain[0], plain[1], plain[1]]

@@ -270,3 +270,15 @@ def test_data_that_are_not_held_in_memory_are_checked_too(root: Path, monkeypatc
     file.write_text(file.read_text().replace("this is 3", "this is 9"))
     with pytest.raises(RunFolderError, match=r"data\.train\.0: .* or other contents"):
         train(recipe, quiet(), resume=True)
+
+
+def test_workers_that_load_pictures_change_no_bit_also_of_a_run_that_was_killed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("components.vision.tune=full", "training.steps=9", "training.snapshot_every=2", "coordination.probe=2")
+    alone = tiny_recipe(root, *more, "data.workers=0", f"output={root}/alone")
+    train(alone, quiet())
+    with_workers = tiny_recipe(root, *more, "data.workers=3", f"output={root}/workers")
+    interrupt(with_workers, monkeypatch, 5)
+    train(with_workers, quiet(), resume=True)
+    ends_alike(alone, with_workers)

@@ -60,7 +60,7 @@ def test_an_evaluation_leaves_everything_and_prints_it(trained: Path, tmp_path: 
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "16 of 16 test questions are in the training data" in printed
     assert f"{scores['accuracy']:.4f}" in printed and "answers.html" in printed
-    assert f"| accuracy | {scores['accuracy']:.4f} |" in (out / "scores.md").read_text()
+    assert f"| accuracy (main) | {scores['accuracy']:.4f} |" in (out / "scores.md").read_text()
     row = json.loads((out / "predictions.jsonl").read_text().splitlines()[0])
     assert {"id", "prompt", "prediction", "reference", "correct"} <= row.keys()
     assert row["prompt"] == "<|im_start|>user\n<image>what color is the shape?<|im_end|>\n<|im_start|>assistant\n"
@@ -96,6 +96,25 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
     assert "1 half-written line(s) dropped" in printed and "5 of 16 questions are answered already" in printed
     calls.clear()
     assert score(trained, out=tmp_path / "cut") == whole and not calls  # nothing is left to answer
+
+
+def test_a_stopped_command_says_how_to_go_on(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MultimodalLM, "generate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("evaluate", str(trained), "--out", str(tmp_path)) == 130
+    assert "what was answered is kept, and the same command goes on" in capsys.readouterr().err
+
+
+def test_papers_stand_beside_the_official_data_alone(trained: Path, tmp_path: Path) -> None:
+    score(trained, out=tmp_path / "own", task="coco-captions", limit=3, shown=0)
+    assert "paper:" not in (tmp_path / "own" / "scores.md").read_text()
+    data = science(tmp_path / "ScienceQA")
+    console = quiet()
+    score(trained, console, out=tmp_path / "official", task="science-qa", data=data, max_new_tokens=1)
+    for text in (console.file.getvalue(), (tmp_path / "official" / "scores.md").read_text()):  # type: ignore[attr-defined]
+        assert "paper: LaVIN-7B (20 epochs) [1]" in text and "this run (4 questions)" in text
+    assert "paper: LaVIN-7B" in (tmp_path / "official" / "answers.html").read_text()
 
 
 def test_a_limit_grows_and_another_setting_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -182,14 +201,14 @@ def one_rank(number: int, trained: str, folder: str) -> None:
     """Score as one of two processes."""
     here = Path(folder)
     join(number, here)
-    score(Path(trained), out=here / "two", limit=15, options=True)
+    score(Path(trained), out=here / "two", limit=15)
     distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one = score(trained, out=tmp_path / "one", limit=15, options=True)
+    one = score(trained, out=tmp_path / "one", limit=15)
     # One of the answers is there already: what is left is dealt out.
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     lines = (tmp_path / "one" / "predictions.jsonl").read_text().splitlines(keepends=True)

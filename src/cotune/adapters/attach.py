@@ -242,12 +242,18 @@ class AdapterHandle(nn.Module):
             self._set(before)
 
     @contextmanager
+    def kept_routes(self) -> Iterator[None]:
+        """Route as before again when the block is left, whatever is routed inside of it."""
+        with self._routed([adapter.route for adapter in self.site_adapters]):
+            yield
+
+    @contextmanager
     def modality(self, name: str) -> Iterator[AdapterHandle]:
         """Route everything inside the block by one modality, from the table.
 
         With gradient checkpointing `backward` runs the layers again, so it belongs inside the block too.
         """
-        with self._routed([adapter.route for adapter in self.site_adapters]):
+        with self.kept_routes():
             self.rows([name])
             yield self
 

@@ -49,6 +49,8 @@ class InlineRoute(Route):
     [batch, leading, experts] what is added to each token's logits.
     """
 
+    fixed = False
+
     def __init__(
         self, samples: Tensor, leading: int, temperature: float, offsets: Tensor | None, segments: Tensor | None
     ) -> None:

@@ -8,8 +8,10 @@ linear layer behind it. B_e is grouped (block-diagonal): output block g sees hid
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,30 @@ class MMAdapterConfig:
             raise ValueError(f"experts must be at least 1, got {self.experts}")
 
 
+class Mixture(NamedTuple):
+    """What a route makes of an adapter's experts, in the input's precision.
+
+    With one row of weights they are mixed: `up` [width, rank] and `bias` [width] are sums over the experts, `weights`
+    is None. With several, `weights` [batch, tokens, experts, 1] scale each expert's own bottleneck, `up`
+    [width, experts * rank] holds the experts side by side, and `bias` is [batch, tokens, width].
+    """
+
+    down: Tensor  # [rank, width]
+    down_bias: Tensor | None
+    up: Tensor
+    bias: Tensor | None
+    weights: Tensor | None
+
+    def widened(self) -> Mixture:
+        """Return the same values for products in float32, which on a CPU cost a fifth for a few tokens.
+
+        What goes in and comes out stays rounded to the input's precision, as it would be without.
+        """
+        bias = self.bias if self.bias is None or self.weights is not None else self.bias.float()
+        down_bias = None if self.down_bias is None else self.down_bias.float()
+        return Mixture(self.down.float(), down_bias, self.up.float(), bias, self.weights)
+
+
 class MMAdapter(nn.Module):
     """One adapter site; the identity when new, because every B_e and b_e starts at zero.
 
@@ -79,6 +105,8 @@ class MMAdapter(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.router = nn.Linear(width, experts) if routed else None
         self.route: Route | None = None
+        self.keeps_mixture = False
+        self._kept: tuple[Route, torch.dtype, Mixture] | None = None
         nn.init.xavier_uniform_(self.down)
 
     def expanded_up(self) -> Tensor:
@@ -119,33 +147,57 @@ class MMAdapter(nn.Module):
         return self._adapt(hidden, self.route)
 
     def _adapt(self, hidden: Tensor, route: Route) -> Tensor:
+        if self._kept is not None and self._kept[:2] == (route, hidden.dtype):
+            return self._mixed_in(hidden, self._kept[2])
         weights = route.weights(hidden, self.router)
         if weights is None:
             return hidden
+        mixture = self._mixture(weights, hidden.dtype)
+        if self.keeps_mixture and route.fixed and not torch.is_grad_enabled():
+            widen = not hidden.is_cuda and hidden.dtype.itemsize < torch.float32.itemsize
+            self._kept = (route, hidden.dtype, mixture.widened() if widen else mixture)
+        return self._mixed_in(hidden, mixture)
+
+    def keep_mixture(self, keep: bool) -> None:
+        """Keep from now on what the route in force makes of the experts, or make it anew at every call.
+
+        Kept, it is right for as long as no parameter changes, and carries no gradient.
+        """
+        self.keeps_mixture, self._kept = keep, None
+
+    def _mixture(self, weights: Tensor, dtype: torch.dtype) -> Mixture:
+        """Return what is made of the experts with weights [1 or batch, experts] or [batch, tokens, experts]."""
+        down, down_bias = self.down.to(dtype), None if self.down_bias is None else self.down_bias.to(dtype)
         if weights.dim() == 2 and len(weights) == 1:
-            return self._one_row(hidden, weights[0])
-        return self._many_rows(hidden, weights)
-
-    def _bottleneck(self, hidden: Tensor) -> Tensor:
-        bias = None if self.down_bias is None else self.down_bias.to(hidden.dtype)
-        down: Tensor = self.dropout(functional.linear(hidden, self.down.to(hidden.dtype), bias))
-        return down
-
-    def _one_row(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        up, bias = self.mixed(weights)
-        low = self._bottleneck(hidden)  # [batch, tokens, rank]
-        bias = None if bias is None else bias.to(hidden.dtype)
-        return hidden + functional.linear(low, up.to(hidden.dtype), bias)
-
-    def _many_rows(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        """Adapt with weights that differ: [batch, experts], or [batch, tokens, experts] where either may be 1."""
+            up, bias = self.mixed(weights[0])
+            return Mixture(down, down_bias, up.to(dtype), None if bias is None else bias.to(dtype), None)
         weights = self.scale * weights.to(self.up)
-        weights = weights.unsqueeze(1) if weights.dim() == 2 else weights  # [batch, tokens, experts]
-        low = self._bottleneck(hidden)  # [batch, tokens, rank]
-        # One product for all experts: their bottlenecks, weighted, stand side by side.
-        stacked = (low.unsqueeze(2) * weights.to(low.dtype).unsqueeze(3)).flatten(2)
+        weights = weights.unsqueeze(1) if weights.dim() == 2 else weights  # [batch, tokens, experts], either may be 1
         up = self.expanded_up().permute(1, 0, 2).flatten(1)  # [width, experts * rank]
-        result = hidden + functional.linear(stacked, up.to(hidden.dtype))
-        if self.up_bias is not None:
-            result = result + (weights @ self.up_bias).to(hidden.dtype)
-        return result
+        bias = None if self.up_bias is None else (weights @ self.up_bias).to(dtype)
+        return Mixture(down, down_bias, up.to(dtype), bias, weights.to(dtype).unsqueeze(3))
+
+    def _mixed_in(self, hidden: Tensor, mixture: Mixture) -> Tensor:
+        """Return `hidden` [batch, tokens, width] with what the experts add to it."""
+        wide = mixture.down.dtype
+        low: Tensor = functional.linear(hidden.to(wide), mixture.down, mixture.down_bias)  # [batch, tokens, rank]
+        low = self.dropout(low.to(hidden.dtype))
+        if mixture.weights is None:
+            return hidden + functional.linear(low.to(wide), mixture.up, mixture.bias).to(hidden.dtype)
+        # One product for all experts: their bottlenecks, weighted, stand side by side.
+        stacked = (low.unsqueeze(2) * mixture.weights).flatten(2)
+        result = hidden + functional.linear(stacked.to(wide), mixture.up).to(hidden.dtype)
+        return result if mixture.bias is None else result + mixture.bias
+
+
+@contextmanager
+def kept_mixtures(adapters: Iterable[MMAdapter]) -> Iterator[None]:
+    """Let adapters keep their mixtures inside the block: for the many small calls of decoding, whose routes hold."""
+    adapters = list(adapters)
+    for adapter in adapters:
+        adapter.keep_mixture(True)
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.keep_mixture(False)

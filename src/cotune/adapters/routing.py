@@ -33,10 +33,12 @@ class Route:
     They are [1, experts] for a whole batch, [batch, experts], or [batch, tokens, experts] where several samples share
     a row. `identity` says that every weight is zero, so that the site passes its input on untouched. `segments`
     [batch, tokens] is there when the site's attention mask must be told which tokens belong together. `batch` is the
-    number of rows the site's input must have, None when any will do.
+    number of rows the site's input must have, None when any will do. `fixed` says that the weights do not depend on
+    that input.
     """
 
     batch: int | None
+    fixed = True
 
     def __init__(self, rows: Tensor, *, identity: bool = False, segments: Tensor | None = None) -> None:
         self.rows, self.identity, self.segments = rows, identity, segments
@@ -53,6 +55,8 @@ class Route:
 
 class TokenPass(Route):
     """The route during the length-1 pass: each site computes its weights from the token and leaves them here."""
+
+    fixed = False
 
     def __init__(self, modalities: int, temperature: float, offsets: Tensor | None) -> None:
         super().__init__(torch.empty(0, 0))
@@ -75,6 +79,8 @@ class ContentRoute(Route):
     that the weights at position p are, for every input, those of token p of the batch's first input. For an input
     alone in its batch that is `each`.
     """
+
+    fixed = False
 
     def __init__(self, source: ContentSource, temperature: float) -> None:
         super().__init__(torch.empty(1, 0))

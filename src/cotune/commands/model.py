@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cotune.commands.shared import Overrides, RunArgument, console_of_rank
+from cotune.errors import ServeError
 
 app = typer.Typer()
 
@@ -39,6 +40,36 @@ def chat(
         answer_once(conversation, console, prompt)
     else:
         talk(conversation, console)
+
+
+@app.command(epilog="Example: cotune serve runs/quickstart, and open http://127.0.0.1:8000")
+def serve(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free")] = 8000,
+    host: Annotated[str, typer.Option(help="address; another than this machine's own demands a key")] = "127.0.0.1",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="COTUNE_API_KEY", help="what clients must show (better by the environment)")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="answers computed at a time")] = 8,
+    queue: Annotated[int, typer.Option(min=1, help="requests that may wait for that")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="longest a request may take in all")] = 120.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 1024,
+    fold: Annotated[bool, typer.Option(help="fold the adapters into the weights where memory allows")] = True,
+) -> None:
+    """Serve a tuned model: a web page and an OpenAI-compatible API, with pictures and sounds."""
+    console = console_of_rank()
+    try:
+        from cotune.serving.server import serve_run
+    except ImportError as error:
+        raise ServeError(f"serving needs more packages ({error}): pip install 'cotune[serve]'") from None
+    from cotune.serving.limits import Limits
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+        console.file.flush()  # a log is read while the server runs
+
+    limits = Limits(rows=rows, queue=queue, seconds=seconds, answer_tokens=max_new_tokens)
+    serve_run(run, host=host, port=port, key=api_key, limits=limits, fold=fold, say=say)
 
 
 @app.command(epilog="Example: cotune import-lavin sqa-llama-7b.pth --recipe lavin-7b --out runs/lavin")

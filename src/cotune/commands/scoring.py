@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.commands.shared import RunArgument, console_of_rank
+from cotune.commands.shared import RunArgument, console_of_rank, told_when_stopped
 
 app = typer.Typer()
 
@@ -47,7 +47,8 @@ def evaluate(
         shown=shown,
         compare_with_training=not skip_overlap,
     )
-    evaluate_run(RunFolder(run), console_of_rank(), wanted)
+    with told_when_stopped(lambda: "Stopped; what was answered is kept, and the same command goes on from there"):
+        evaluate_run(RunFolder(run), console_of_rank(), wanted)
     leave()
 
 
@@ -57,8 +58,10 @@ def list_tasks() -> None:
     from cotune.evaluation.tasks import TASKS
     from cotune.progress import table
 
-    rows = [[name, task.about, ", ".join(task.files) or "the recipe's test set"] for name, task in TASKS.items()]
-    grid = table("Tasks", ["name", "scores", "looked for in --data"], rows)
+    rows = [
+        [name, task.about, task.main, ", ".join(task.files) or "the recipe's test set"] for name, task in TASKS.items()
+    ]
+    grid = table("Tasks", ["name", "scores", "main score", "looked for in --data"], rows)
     for column in grid.columns[1:]:
         column.justify, column.overflow = "left", "fold"
     console_of_rank().print(grid)
@@ -125,7 +128,7 @@ def text_kept(
     console.print(table(f"Text kept: {run}", COLUMNS, found.rows()))
     for note in found.notes:
         console.print(note, markup=False)
-    write_text_kept(found, folder)
+    console.print(f"Written: {write_text_kept(found, folder)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: cotune judge runs/base runs/tuned --url http://localhost:8000/v1 --model my-judge")
@@ -138,6 +141,8 @@ def judge(
     rules: Annotated[Path | None, typer.Option(help="YAML or JSON with the rules, such as LLaVA's rule.json")] = None,
     max_requests: Annotated[int, typer.Option(min=1, help="ask no more often than this")] = 1000,
     max_tokens: Annotated[int, typer.Option(min=1, help="spend no more tokens than this")] = 1_000_000,
+    task: Annotated[str | None, typer.Option(help="where runs have answers to several tasks")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="judge only the first N questions")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the verdicts; default SECOND/judged")] = None,
 ) -> None:
     """Let a judge rate two runs' answers in both orders; the same command goes on after an interruption."""
@@ -152,7 +157,9 @@ def judge(
         if not key:
             raise JudgeError(f"--key-from: the environment variable {key_from} is not set")
     asked = Judge(url, model, key, max_requests, max_tokens)
-    found = judge_runs(runs, asked, out or runs[1] / "judged", console, rules=rules, contexts=contexts)
+    found = judge_runs(
+        runs, asked, out or runs[1] / "judged", console, rules=rules, contexts=contexts, task=task, limit=limit
+    )
     print_standings(found, runs, console)
 
 

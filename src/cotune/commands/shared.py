@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,3 +22,18 @@ def console_of_rank() -> Console:
     from cotune.ranks import is_main
 
     return make_console(quiet=not is_main())
+
+
+@contextmanager
+def told_when_stopped(text: Callable[[], str]) -> Iterator[None]:
+    """Say, when Ctrl-C ends the block, what is kept and how to go on.
+
+    Raises:
+        InterruptedRunError: in the place of a KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        from cotune.training.stopping import InterruptedRunError
+
+        raise InterruptedRunError(text()) from None

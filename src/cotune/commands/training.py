@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.commands.shared import Overrides, console_of_rank
+from cotune.commands.shared import Overrides, console_of_rank, told_when_stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,8 @@ def train(
         run.clear()
     from cotune.training.run import train as train_recipe
 
-    train_recipe(found, console, resume=resume, allow_changed=allow_changed)
+    with told_when_stopped(lambda: _stopped_text(run)):
+        train_recipe(found, console, resume=resume, allow_changed=allow_changed)
     if is_main():
         _finish(run, console)
     leave()
@@ -170,7 +171,7 @@ def _finish(run: RunFolder, console: Console) -> None:
 
     result = run.read_result()
     draw_run(run)
-    if result["accuracy"] is not None:
+    if result[result["main_score"]] is not None:
         console.print(result_table(result))
     if result["text_kl"] is not None:
         console.print(f"Text path against the base model: KL {result['text_kl']:.2e}. {result['text_reply']}")
@@ -188,6 +189,13 @@ def _finish(run: RunFolder, console: Console) -> None:
     console.print(f"Run folder: {run.path}")
     console.print(f"Report:     {shlex.join(['cotune', 'report', str(run.path)])}", soft_wrap=True)
     console.print(f"Try it:     {_chat_line(run)}", soft_wrap=True)
+
+
+def _stopped_text(run: RunFolder) -> str:
+    """Return what to tell who stopped a run outside of its steps, while it was prepared or scored."""
+    if not run.snapshots.is_dir():
+        return "Stopped before the first snapshot; nothing is lost but what was prepared"
+    return f"Stopped; what was answered is kept. Go on with: cotune train {run.recipe} --resume"
 
 
 def _text_loss_line(loss: dict[str, Any]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cotune.data.media_file import RefusedError, plain_reason, refuse_nothing_there
+from cotune.data.media_file import RefusedError, Source, plain_reason, refuse_nothing_there
 from cotune.errors import DataError
 
 # Others that Pillow knows are left out: some start programs (EPS), none is used for training data.
@@ -28,13 +29,26 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         DataError: naming the file and why it cannot be used: missing, damaged, cut off, larger than `max_pixels` ...
     """
+    return _decoded(path, str(path), max_pixels, FORMATS)
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Return a picture that was sent, as `load_image` returns one of a file.
+
+    Raises:
+        DataError: why it cannot be used; `formats` are those that are decoded.
+    """
+    return _decoded(BytesIO(data), "the picture", max_pixels, formats)
+
+
+def _decoded(source: Source, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image.Image:
     try:
-        with _opened(path, max_pixels) as image:
+        with _opened(source, max_pixels, formats) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     # Damaged files end in almost any error, depending on the format and on the damage.
     except Exception as error:
-        raise DataError("a picture cannot be loaded", [f"{path}: {_reason(error, path)}"]) from error
+        raise DataError("a picture cannot be loaded", [f"{name}: {_reason(error, source, formats)}"]) from error
 
 
 class PictureLook(NamedTuple):
@@ -81,10 +95,10 @@ def _ends_well(path: Path, form: str | None) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Source, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open a picture, its header read and nothing decoded; one with too many pixels is refused."""
     refuse_nothing_there(path)
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(path, formats=formats) as image:
         if image.width * image.height > max_pixels:
             raise RefusedError(f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded")
         yield image
@@ -115,12 +129,17 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, path: Source, formats: tuple[str, ...] = FORMATS) -> str:
     """Return why a picture cannot be used, in plain words."""
     if isinstance(error, UnidentifiedImageError):
-        with path.open("rb") as file:
-            start = file.read(16)
-        return f"no picture in a known format ({', '.join(FORMATS)}), or a damaged one: it starts with {start!r}"
+        return f"no picture in a known format ({', '.join(formats)}), or a damaged one: it starts with {_start(path)!r}"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "more pixels than Pillow decodes; make the picture smaller"
     return plain_reason(error)
+
+
+def _start(source: Source) -> bytes:
+    if isinstance(source, BytesIO):
+        return source.getvalue()[:16]
+    with source.open("rb") as file:
+        return file.read(16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cotune.data.media_file import RefusedError, plain_reason, refuse_nothing_there
+from cotune.data.media_file import RefusedError, Source, plain_reason, refuse_nothing_there
 from cotune.errors import DataError
 
 Samples = npt.NDArray[np.float32]
@@ -20,6 +21,9 @@ Samples = npt.NDArray[np.float32]
 # Rates and channels no recording has; a header that claims them is damaged.
 _MAX_RATE = 768_000
 _MAX_CHANNELS = 64
+# Of a sound that was sent, samples a second over all channels: silence takes next to nothing to send, and half a
+# gigabyte in memory at the highest rate and number of channels that its format allows.
+_MAX_SENT = 768_000
 
 
 def load_sound(path: Path, sample_rate: int, max_seconds: float) -> Samples:
@@ -34,20 +38,35 @@ def load_sound(path: Path, sample_rate: int, max_seconds: float) -> Samples:
             samples, or with samples that are no numbers.
         DataError: when soundfile and soxr are not installed, with the command that installs them.
     """
-    soundfile, soxr = _libraries(path)
+    return _decoded(path, str(path), sample_rate, max_seconds)[0]
+
+
+def decode_sound(data: bytes, sample_rate: int, max_seconds: float) -> tuple[Samples, float]:
+    """Return a sound that was sent, as `load_sound` returns one of a file, and its length in seconds by its header.
+
+    Raises:
+        DataError: why it cannot be used.
+    """
+    return _decoded(BytesIO(data), "the sound", sample_rate, max_seconds)
+
+
+def _decoded(source: Source, name: str, sample_rate: int, max_seconds: float) -> tuple[Samples, float]:
+    soundfile, soxr = _libraries(name)
     try:
-        with _opened(soundfile, path) as file:
-            rate = file.samplerate
+        with _opened(soundfile, source) as file:
+            rate, claimed = file.samplerate, file.frames / file.samplerate
+            if isinstance(source, BytesIO) and rate * file.channels > _MAX_SENT:
+                raise RefusedError(f"{file.channels} channels at {rate} Hz; at most {_MAX_SENT:,} samples a second")
             channels = _read(file, frames=max(1, math.ceil(max_seconds * rate)))
         mono = channels.mean(axis=1, dtype=np.float64)
         _refuse_no_sound(mono)
         converted = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
         # A conversion of a sound of a few samples may round its length to nothing.
         kept = np.asarray(converted if len(converted) else mono[:1], dtype=np.float32)
-        return kept[: max(1, round(max_seconds * sample_rate))]
+        return kept[: max(1, round(max_seconds * sample_rate))], claimed
     # Damaged files end in almost any error, depending on the format and on the damage.
     except Exception as error:
-        raise DataError("a sound cannot be loaded", [f"{path}: {_reason(error)}"]) from error
+        raise DataError("a sound cannot be loaded", [f"{name}: {_reason(error)}"]) from error
 
 
 def sound_fault(path: Path, *, decode: bool = False) -> str | None:
@@ -56,7 +75,7 @@ def sound_fault(path: Path, *, decode: bool = False) -> str | None:
     Raises:
         DataError: when soundfile and soxr are not installed, with the command that installs them.
     """
-    soundfile, _ = _libraries(path)
+    soundfile, _ = _libraries(str(path))
     try:
         with _opened(soundfile, path) as file:
             if decode:
@@ -77,20 +96,20 @@ def is_cut_off(path: Path) -> bool:
     return start[:4] == b"RIFF" and 0 < claimed < 0xFFFF_0000 and path.stat().st_size < claimed + 8
 
 
-def _libraries(path: Path) -> tuple[ModuleType, Any]:
+def _libraries(name: str) -> tuple[ModuleType, Any]:
     """Return soundfile and soxr, which only those who use sounds need."""
     try:
         import soundfile
         import soxr
     except (ImportError, OSError) as error:  # OSError: soundfile without its C library
         raise DataError(
-            "a sound cannot be loaded", [f"{path}: sounds need more packages ({error}): pip install 'cotune[audio]'"]
+            "a sound cannot be loaded", [f"{name}: sounds need more packages ({error}): pip install 'cotune[audio]'"]
         ) from error
     return soundfile, soxr
 
 
 @contextmanager
-def _opened(soundfile: Any, path: Path) -> Iterator[Any]:
+def _opened(soundfile: Any, path: Source) -> Iterator[Any]:
     """Open a sound, its header read and nothing decoded; a header that no recording has is refused."""
     refuse_nothing_there(path)
     with soundfile.SoundFile(path) as file:

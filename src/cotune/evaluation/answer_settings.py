@@ -11,19 +11,24 @@ from cotune.run_folder import RunFolder
 _ADAPTER_FILES = ("adapter.safetensors", "adapter.json")
 
 
-def answer_settings(recipe: Recipe, run: RunFolder, *, options: bool = False) -> dict[str, Any]:
-    """Return what decides the answers of a run besides the questions, with a digest of its adapter's files.
-
-    The batch size is not among it: it decides nothing but rounding.
-    """
+def adapter_digest(run: RunFolder) -> str:
+    """Return a digest of the files of a run's adapter."""
     digest = sha256()
     for name in _ADAPTER_FILES:
         file = run.adapter / name
         digest.update(file.read_bytes() if file.exists() else b"")
+    return digest.hexdigest()[:16]
+
+
+def answer_settings(recipe: Recipe, adapter: str, *, options: bool = False) -> dict[str, Any]:
+    """Return what decides the answers of a run besides the questions; `adapter` is the digest of what was tuned.
+
+    The batch size is not among it: it decides nothing but rounding.
+    """
     llm = recipe.model.llm
     return {
         "task": recipe.evaluation.task,
-        "adapter": digest.hexdigest()[:16],
+        "adapter": adapter,
         "language_model": llm.path,
         "precision": llm.quantize or llm.dtype,
         "chat_template": llm.chat_template,

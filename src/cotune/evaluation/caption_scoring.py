@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cotune.errors import DataError
 from cotune.evaluation.prediction import Prediction, Scores, share
@@ -12,13 +12,14 @@ from cotune.messages import unpack_texts
 OFFICIAL = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr")
 
 
-def official_captions(predictions: Sequence[Prediction]) -> Scores:
+def official_captions(predictions: Sequence[Prediction], count: Callable[[int, int], None] | None = None) -> Scores:
     """Return the official COCO scores, and three shares that say what they are made of.
 
     `accuracy` is the share of captions equal to their reference, `wordless` that of captions without words, which score
     nothing. Each picture or sound is scored once: `repeated` is the share of predictions left out because an earlier
     one is of the same (samples read once for every caption; `options: {per: medium}` makes one). The references are
-    those in `meta`, or the reference alone where there are none. See `cotune.evaluation.metrics.caption_scores`.
+    those in `meta`, or the reference alone where there are none. See `cotune.evaluation.metrics.caption_scores`, which
+    tells `count` how far it is.
 
     Raises:
         DataError: naming the predictions without any reference.
@@ -35,7 +36,7 @@ def official_captions(predictions: Sequence[Prediction]) -> Scores:
     with warnings.catch_warnings():
         # Said by `wordless`, which stands in the table.
         warnings.simplefilter("ignore", UserWarning)
-        scores: Scores = {**caption_scores(said, references)}
+        scores: Scores = {**caption_scores(said, references, count=count)}
     return scores | {
         "accuracy": share(item.correct for item in predictions),
         "wordless": len(wordless(said, references)) / len(kept),

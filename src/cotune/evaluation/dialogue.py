@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,10 +104,20 @@ def judge_pairs(
     Raises:
         DataError: for other than two runs, a damaged file, or one by another judge.
     """
+    verdicts = []
+    for verdict in each_verdict(pairs, judge, rules, contexts, file):
+        verdicts.append(verdict)
+        advance(1)
+    return verdicts
+
+
+def each_verdict(
+    pairs: Pairs, judge: Asked, rules: Mapping[str, Rule], contexts: Mapping[str, str], file: Path
+) -> Iterator[Verdict]:
+    """Yield what `judge_pairs` returns, each verdict as soon as it is given and written down."""
     if len(pairs.runs) != 2:
         raise DataError("dialogue is judged in pairs", [f"two runs are needed, not {len(pairs.runs)}"])
     known = {(row.id, row.order, row.prompt): row for row in _read(file)}
-    verdicts = []
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as stream:
         for first, second in zip(*pairs.runs.values(), strict=True):
@@ -120,9 +130,7 @@ def judge_pairs(
                     verdict = _judged(judge, prompt, digest, first, order)
                     stream.write(json.dumps(asdict(verdict), ensure_ascii=False) + "\n")
                     stream.flush()
-                verdicts.append(verdict)
-                advance(1)
-    return verdicts
+                yield verdict
 
 
 def _prompt(

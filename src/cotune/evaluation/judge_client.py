@@ -84,7 +84,7 @@ class Judge:
             except urllib.error.HTTPError as error:
                 problem, passing = f"{error.code} {error.reason}", error.code in _PASSING
             except (OSError, ValueError) as error:
-                problem, passing = str(error), isinstance(error, OSError)
+                problem, passing = str(getattr(error, "reason", error)), isinstance(error, OSError)
             if not passing or attempt == self.attempts:
                 raise JudgeError(f"{self.url}: {problem}; what was judged is kept, the same command goes on")
             time.sleep(self.pause * attempt)
@@ -96,11 +96,14 @@ class Judge:
 
     def _check_caps(self, most: int) -> None:
         if self.requests >= self.max_requests:
-            raise CostCapError(f"{self.max_requests} requests were made (--max-requests); what was judged is kept")
+            raise CostCapError(
+                f"{self.max_requests} requests were made (--max-requests); what was judged is "
+                "kept, and the same command goes on"
+            )
         if self.tokens + most > self.max_tokens:
             raise CostCapError(
                 f"{self.tokens:,} tokens are spent, and the next question may take {most:,}: more than "
-                f"{self.max_tokens:,} (--max-tokens); what was judged is kept"
+                f"{self.max_tokens:,} (--max-tokens); what was judged is kept, and the same command goes on"
             )
 
 

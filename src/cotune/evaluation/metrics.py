@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from cotune.errors import DataError
 from cotune.evaluation.ptb_tokens import caption_words
@@ -19,20 +20,25 @@ _ROUGE_BETA = 1.2
 _CIDER_SIGMA = 6.0
 
 Sequences = Counter[tuple[str, ...]]
+Count = Callable[[int, int], None]
+_Item = TypeVar("_Item")
 
 
-def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def caption_scores(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, count: Count | None = None
+) -> dict[str, float]:
     """Return `Bleu_1` to `Bleu_4`, `ROUGE_L` and `CIDEr` of one caption for each id, against the captions people wrote.
 
     All are shares of one but `CIDEr`, which is at most 10. A caption that is missing or has no words scores nothing,
-    and a warning says how many there are; the order of the ids does not matter.
+    and a warning says how many there are; the order of the ids does not matter. `count` is told how much is done of
+    how much.
 
     CIDEr weighs words by how many of the ids have them, so that it depends on all of the references; for a single id it
     is 0.
 
     Raises:
-        DataError: when there is nothing to score, for predictions whose id has no references, and for ids whose list of
-            references is empty; it names them all.
+        DataError: when there is nothing to score, for predictions whose id has no references, for ids whose list of
+            references is empty, and for captions that are no text; it names them all.
     """
     _check(predictions, references)
     silent = wordless(predictions, references)
@@ -40,9 +46,18 @@ def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequ
         message = f"{len(silent)} of {len(references)} captions are missing or without words; they score nothing"
         warnings.warn(message, stacklevel=2)
     candidates = [caption_words(predictions.get(key, "")) for key in references]
-    wanted = [[caption_words(text) for text in texts] for texts in references.values()]
+    # Words and CIDEr take nearly all of the time, about the same.
+    both = 2 * len(references)
+    wanted = [[caption_words(text) for text in texts] for texts in _told(references.values(), count, 0, both)]
+    unmatched = sum(not any(texts) for texts in wanted)
+    if unmatched:
+        message = (
+            f"{unmatched} of {len(references)} ids have only references without words; nothing can agree with them"
+        )
+        warnings.warn(message, stacklevel=2)
     scores = {f"Bleu_{order + 1}": value for order, value in enumerate(bleu(candidates, wanted))}
-    return scores | {"ROUGE_L": rouge_l(candidates, wanted), "CIDEr": cider(candidates, wanted)}
+    scores["ROUGE_L"] = rouge_l(candidates, wanted)
+    return scores | {"CIDEr": cider(candidates, wanted, count)}
 
 
 def wordless(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> list[str]:
@@ -81,7 +96,7 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> f
     return _mean([_rouge_l(candidate, texts) for candidate, texts in zip(candidates, references, strict=True)])
 
 
-def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], count: Count | None = None) -> float:
     """Return the mean CIDEr (Vedantam et al. 2015, arXiv 1411.5726), in the form CIDEr-D with sigma 6: 0 to 10.
 
     Sequences of one to four words are weighted by the share of pictures whose references have them. The penalty for
@@ -91,21 +106,43 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     pictures: Sequences = Counter()
     for found in known:
         pictures.update(set().union(*found))
-    pairs = zip(candidates, known, strict=True)
+    pairs = _told(zip(candidates, known, strict=True), count, len(known), 2 * len(known))
     return _mean([_cider(_sequences(text.split()), found, pictures, len(known)) for text, found in pairs])
 
 
 def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
-    problems = [f"'{key}' has a prediction and no references" for key in predictions if key not in references]
+    """Raise DataError naming everything that keeps captions from being scored."""
+    problems = [f"{key!r} has a prediction and no references" for key in predictions if key not in references]
+    if problems and {type(key) for key in predictions} != {type(key) for key in references}:
+        problems.append("ids of another type are other ids: 1 is not '1'")
+    for key, said in predictions.items():
+        if not isinstance(said, str):
+            problems.append(f"{key!r}: the prediction must be a text, not {type(said).__name__}")
     for key, texts in references.items():
-        if isinstance(texts, str):
-            problems.append(f"'{key}': a list of references is expected, not one text")
-        elif not texts:
-            problems.append(f"'{key}': its list of references is empty")
+        problems += [f"{key!r}: {problem}" for problem in _problems_of(texts)]
     if not references:
         problems.append("there are no references")
     if problems:
         raise DataError("captions that cannot be scored", problems)
+
+
+def _problems_of(texts: Sequence[str]) -> list[str]:
+    """Return what keeps the references of one id from being used."""
+    if not isinstance(texts, list | tuple):
+        return [
+            f"a list of references is expected, not {'one text' if isinstance(texts, str) else type(texts).__name__}"
+        ]
+    if not texts:
+        return ["its list of references is empty"]
+    return [f"a reference must be a text, not {type(text).__name__}" for text in texts if not isinstance(text, str)]
+
+
+def _told(items: Iterable[_Item], count: Count | None, before: int, total: int) -> Iterator[_Item]:
+    """Yield items, and tell `count` of each one done."""
+    for number, item in enumerate(items, start=before + 1):
+        yield item
+        if count is not None:
+            count(number, total)
 
 
 def _sequences(words: Sequence[str]) -> Sequences:

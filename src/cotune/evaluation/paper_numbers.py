@@ -57,5 +57,9 @@ def paper_rows(task: str) -> tuple[PaperRow, ...]:
 
 def sources(rows: Iterable[PaperRow]) -> list[str]:
     """Return where some rows stand and how they were seen, a line for each source."""
-    how = {"paper": "read in the paper", "code": "written by its authors", "quoted": "as quoted by others"}
+    how = {
+        "paper": "read in the paper",
+        "code": "written by its authors",
+        "quoted": "as quoted by others, not verified",
+    }
     return list(dict.fromkeys(f"{row.source} ({how[row.seen]})" for row in rows))

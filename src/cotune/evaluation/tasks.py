@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from cotune.errors import ModelError, nearest
 from cotune.evaluation import choices, clotho_aqa, mme, science_qa, vqa
 from cotune.evaluation.caption_scoring import official_captions
 from cotune.evaluation.prediction import Prediction, Scores, normalise, share
+from cotune.evaluation.task import Count, Table, Task
 from cotune.whole_file import write_whole
 
 
@@ -48,39 +48,6 @@ def _word_f1(prediction: str, reference: str) -> float:
     return 2 * common / (sum(have.values()) + sum(want.values())) if common else 0.0
 
 
-@dataclass(frozen=True)
-class Table:
-    """Scores laid out as people print them: of each row its title and the names of its scores, one for each column."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """How the answers of a benchmark are scored, and what its official files are.
-
-    - `scores` makes scores of predictions; `credit` says what one of them is worth, 0 to 1, where not the equal text is
-      right (at half a point it counts as right).
-    - `reader` with its `reader_options` reads the data; `files` are the patterns, below the folder a user names, of
-      what is scored: the first one that finds something is taken.
-    - `option_prefix` is the text that stands in front of the letter in an answer to a question with choices; None where
-      there are none.
-    - `max_new_tokens` is the longest answer, where no recipe says so; `table` is the layout of its scores in print.
-    """
-
-    scores: Callable[[Sequence[Prediction]], Scores]
-    about: str
-    credit: Callable[[Prediction], float] | None = None
-    reader: str | None = None
-    reader_options: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-    option_prefix: str | None = None
-    max_new_tokens: int = 16
-    table: Table | None = None
-
-
 _SCIENCE_QA_TABLE = Table(
     "ScienceQA, percent (an answer that names no choice is wrong, or guessed)",
     ("wrong", "guessed", "likeliest option"),
@@ -92,10 +59,21 @@ _MME_TABLE = Table(
     tuple((name, (f"{name}_accuracy", f"{name}_accuracy_plus")) for name in (*mme.PERCEPTION, *mme.COGNITION)),
 )
 
+_CAPTION_HEADLINE = ("CIDEr", "Bleu_4", "ROUGE_L")
+
 TASKS: dict[str, Task] = {
     "exact-match": Task(exact_match, "the share of answers equal to their reference"),
-    "easy-vqa": Task(easy_vqa, "easy-VQA: by kind of question", reader="easy-vqa", files=("test",), max_new_tokens=6),
-    "captions": Task(captions, "exact matches and the overlap of words, a quick look", max_new_tokens=32),
+    "easy-vqa": Task(
+        easy_vqa,
+        "easy-VQA: by kind of question",
+        reader="easy-vqa",
+        files=("test",),
+        max_new_tokens=6,
+        headline=("accuracy", "open_accuracy", "yes_no_accuracy"),
+    ),
+    "captions": Task(
+        captions, "exact matches and the overlap of words, a quick look", max_new_tokens=32, headline=("word_f1",)
+    ),
     "science-qa": Task(
         science_qa.science_qa,
         "ScienceQA: nine columns",
@@ -105,6 +83,7 @@ TASKS: dict[str, Task] = {
         option_prefix="The answer is ",
         max_new_tokens=64,
         table=_SCIENCE_QA_TABLE,
+        headline=("Avg",),
     ),
     "vqav2": Task(
         vqa.vqa_v2,
@@ -157,6 +136,8 @@ TASKS: dict[str, Task] = {
         reader_options={"per": "medium"},
         files=("dataset_coco.json/test",),
         max_new_tokens=32,
+        headline=_CAPTION_HEADLINE,
+        counts=True,
     ),
     "macs": Task(
         official_captions,
@@ -165,6 +146,8 @@ TASKS: dict[str, Task] = {
         reader_options={"per": "medium"},
         files=("MACS.yaml",),
         max_new_tokens=32,
+        headline=_CAPTION_HEADLINE,
+        counts=True,
     ),
     "song-describer": Task(
         official_captions,
@@ -173,6 +156,8 @@ TASKS: dict[str, Task] = {
         reader_options={"per": "medium"},
         files=("song_describer.csv",),
         max_new_tokens=64,
+        headline=_CAPTION_HEADLINE,
+        counts=True,
     ),
     "mme": Task(
         mme.mme,
@@ -181,15 +166,21 @@ TASKS: dict[str, Task] = {
         reader="mme",
         files=("MME_Benchmark", "MME_Benchmark_release_version", "MME_Benchmark_release_version/MME_Benchmark"),
         table=_MME_TABLE,
+        headline=("perception", "cognition"),
     ),
 }
 _RIGHT = 0.5  # of a point
 
 
-def score(task: str, predictions: Sequence[Prediction]) -> Scores:
-    """Return the scores of a task; raises ModelError with the nearest name for an unknown one."""
+def score(task: str, predictions: Sequence[Prediction], count: Count | None = None) -> Scores:
+    """Return the scores of a task; `count` is told how much is done of how much where that takes long.
+
+    Raises:
+        ModelError: for an unknown task, with the nearest name.
+    """
     check_task(task)
-    return TASKS[task].scores(predictions)
+    known = TASKS[task]
+    return known.scores(predictions, count) if known.counts else known.scores(predictions)
 
 
 def with_verdicts(task: str, predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -207,6 +198,17 @@ def check_task(task: str) -> None:
     """Raise ModelError with the nearest name when there is no such task."""
     if task not in TASKS:
         raise ModelError(f"evaluation.task: no task '{task}'{nearest(task, list(TASKS))}")
+
+
+def option_prefix(task: str) -> str:
+    """Return what stands in front of the letter of an option; raises ModelError for a task without lettered options."""
+    prefix = TASKS[task].option_prefix
+    if prefix is None:
+        having = ", ".join(name for name, known in TASKS.items() if known.option_prefix is not None)
+        raise ModelError(
+            f"{task} has no lettered options to choose from; leave `options` out (tasks that have some: {having})"
+        )
+    return prefix
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:

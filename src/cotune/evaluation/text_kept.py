@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -78,7 +79,7 @@ def measure_text_kept(folder: RunFolder, text: str, questions: Sequence[Question
     if not questions:
         return TextKept(loss)
     paths = list(_paths(tuned, base))
-    with progress(console, "TruthfulQA", len(questions) * len(paths), "questions") as advance:
+    with progress(console, f"TruthfulQA on {len(paths)} paths", len(questions) * len(paths), "questions") as advance:
         scores = {
             name: truthful_qa(llm, tuned.template.tokenizer, questions, route, lambda: advance(1))
             for name, llm, route in paths
@@ -116,7 +117,9 @@ def _paths(tuned: MultimodalLM, base: Any) -> Iterator[tuple[str, Any, Callable[
         yield f"{name} path", tuned.llm, partial(tuned.route, [name])
 
 
-def write_text_kept(found: TextKept, run: RunFolder) -> None:
-    """Write `text_kept.json` into the run folder."""
+def write_text_kept(found: TextKept, run: RunFolder) -> Path:
+    """Write `text_kept.json` into the run folder; returns the file."""
+    file = run.path / "text_kept.json"
     content = {"loss": asdict(found.loss), "questions": found.questions, "truthful_qa": found.truthful_qa}
-    write_whole(run.path / "text_kept.json", json.dumps(content, indent=2) + "\n")
+    write_whole(file, json.dumps(content, indent=2) + "\n")
+    return file

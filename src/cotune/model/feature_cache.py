@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -37,7 +38,7 @@ def loader(encoder: FeatureEncoder) -> Load:
 
 
 class FeatureCache:
-    """Rows of trunk outputs by file; `rows` answers for any pictures or sounds, computing those it has not seen.
+    """Rows of trunk outputs by file; called with any pictures or sounds, it computes those it has not seen.
 
     Stored under the encoder's fingerprint and the files' contents, so a changed file or encoder is computed again. Of
     more than 20 GB in `folder`, what was not used for longest is deleted. An encoder that learns as a whole has nothing
@@ -51,6 +52,19 @@ class FeatureCache:
         self.not_stored = ""
         self._row: dict[Path, int] = {}
         self._rows: dict[str, Tensor] = {}
+        self._begun: dict[Path, Future[Tensor]] = {}
+
+    def begin(self, paths: Sequence[Path], pool: Executor) -> None:
+        """Begin to load files in the threads of a pool; what was begun for other files is dropped.
+
+        Nothing is begun for files whose rows are kept. An error of loading is raised where the file is asked for.
+        """
+        unknown = [path for path in paths if path not in self._row]
+        self._begun = {path: self._begun.get(path) or pool.submit(self._input, path) for path in unknown}
+
+    def _input(self, path: Path) -> Tensor:
+        """Return the network's input for a file, without the batch axis."""
+        return self.encoder.preprocess(self.load(path))
 
     def prepare(self, paths: Sequence[Path], advance: Advance | None = None) -> None:
         """Load or compute the rows of a set of files, and store them for the next run.
@@ -89,12 +103,16 @@ class FeatureCache:
             return {name: rows[index] for name, rows in self._rows.items()}
         return self._compute(paths, None)
 
+    __call__ = rows
+
     @torch.no_grad()
     def _compute(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
-        device = next(self.encoder.parameters()).device
+        # Where the encoder learns, its trunk passes on what it is given: that is moved with the whole batch, once.
+        device = next(self.encoder.parameters()).device if self.encoder.cacheable else torch.device("cpu")
         chunks = []
         for start in range(0, len(paths), _CHUNK):
-            inputs = [self.encoder.preprocess(self.load(path)) for path in paths[start : start + _CHUNK]]
+            part = paths[start : start + _CHUNK]
+            inputs = [self._begun[path].result() if path in self._begun else self._input(path) for path in part]
             trunk = self.encoder.trunk(torch.stack(inputs).to(device))
             chunks.append({name: rows.cpu() for name, rows in trunk.items()})
             self.computed += len(inputs)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from cotune.adapters.attach import AdapterHandle
 from cotune.adapters.inline import RoutedInputs
 from cotune.adapters.isolation import positions_in_segments
+from cotune.adapters.mm_adapter import kept_mixtures
 from cotune.adapters.sites import decoder, text_config
 from cotune.data.collate import Batch, Packing
 from cotune.data.template import IGNORED, Template
 from cotune.model.connector import Connector
 from cotune.model.decoding import decode_greedily
 from cotune.model.encoders import FeatureEncoder
+from cotune.model.growing_text import GrowingText
 from cotune.model.kept_prefix import KeptPrefix
 from cotune.model.packed_rows import check_positions_isolate
 from cotune.model.tuning import checkpointed_layers
@@ -168,18 +170,19 @@ class MultimodalLM(nn.Module):
         """
         self.route(batch.modalities)
         past = 0 if cache is None else int(cache.get_seq_length())
-        yield from decode_greedily(
-            decoder(self.llm),
-            self.logits,
-            self.llm.get_input_embeddings(),
-            self.embed(batch)[:, past:],
-            torch.tensor(batch.lengths, device=batch.tokens.device) - past,
-            stop_ids=self.template.stop_ids,
-            max_new_tokens=max_new_tokens,
-            cache=cache,
-            off_by_one=self.off_by_one_positions,
-            agree=self.agree,
-        )
+        with kept_mixtures([] if self.adapters is None else self.adapters.site_adapters):
+            yield from decode_greedily(
+                decoder(self.llm),
+                self.logits,
+                self.llm.get_input_embeddings(),
+                self.embed(batch)[:, past:],
+                torch.tensor(batch.lengths, device=batch.tokens.device) - past,
+                stop_ids=self.template.stop_ids,
+                max_new_tokens=max_new_tokens,
+                cache=cache,
+                off_by_one=self.off_by_one_positions,
+                agree=self.agree,
+            )
 
     def _until_stop(self, tokens: list[int]) -> list[int]:
         stop = next((place for place, token in enumerate(tokens) if token in self.template.stop_ids), len(tokens))
@@ -187,19 +190,14 @@ class MultimodalLM(nn.Module):
 
     def stream(self, batch: Batch, max_new_tokens: int, kept: KeptPrefix | None = None) -> Iterator[str]:
         """Yield the answer to a batch of one as text, piece by piece; `kept` is the conversation's computed past."""
-        tokens: list[int] = []
-        text = shown = ""
+        text = GrowingText(self.template.tokenizer, self.template.stop_ids)
         for step in self.decode(batch, max_new_tokens, None if kept is None else kept.cache):
-            tokens.append(step[0])
             if kept is not None:
                 kept.add(step[0])
-            text = self.template.tokenizer.decode(self._until_stop(tokens), skip_special_tokens=True)
-            # A character of several tokens shows as a replacement mark until it is complete.
-            if len(text) > len(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        if len(text) > len(shown):  # it never was completed
-            yield text[len(shown) :]
+            if piece := text.add(step[0]):
+                yield piece
+        if piece := text.finish():  # a character that never was completed
+            yield piece
 
 
 def _scaled(logits: Tensor, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from cotune.evaluation.tasks import Prediction, read_predictions
 from cotune.reporting.balance_curves import draw_balance, draw_multipliers
 from cotune.reporting.figure import make_figure, smoothed
+from cotune.reporting.task_curves import draw_tasks
 from cotune.run_folder import RunFolder
 from cotune.trace import Row, read_trace
 
@@ -21,6 +22,8 @@ _SMOOTHING = 0.9
 def draw_run(run: RunFolder) -> list[Path]:
     """Draw a finished run's curves and, where it answered pictures, a gallery; return the files."""
     drawn = [draw_curves(run.trace, run.path / "curves.png")]
+    if (tasks := draw_tasks(run.trace, run.path / "tasks.png")) is not None:
+        drawn.append(tasks)
     predictions = run.path / "predictions.jsonl"
     if predictions.exists():
         shown = choose(read_predictions(predictions), count=8)

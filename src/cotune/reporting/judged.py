@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from cotune.evaluation.comparison import pair
-from cotune.evaluation.dialogue import ORDERS, Standing, judge_pairs, read_contexts, standings
+from cotune.errors import CotuneError
+from cotune.evaluation.comparison import Pairs, pair
+from cotune.evaluation.dialogue import ORDERS, Standing, Verdict, each_verdict, read_contexts, standings
 from cotune.evaluation.judge_client import Judge
 from cotune.evaluation.judge_prompt import read_rules
 from cotune.progress import progress, table
@@ -18,13 +19,22 @@ from cotune.reporting.run_comparison import answers_folder, predictions_of
 from cotune.run_folder import short_names
 from cotune.whole_file import write_whole
 
-COLUMNS = ("questions of", "number", "first", "second", "relative, %", "won", "tied", "lost", "disagreed", "unread")
-
 
 def judge_runs(
-    folders: Sequence[Path], judge: Judge, out: Path, console: Console, *, rules: Path | None, contexts: Path | None
+    folders: Sequence[Path],
+    judge: Judge,
+    out: Path,
+    console: Console,
+    *,
+    rules: Path | None,
+    contexts: Path | None,
+    task: str | None = None,
+    limit: int | None = None,
 ) -> dict[str, Standing]:
     """Ask the judge about the answers of two runs, write `verdicts.jsonl` and `judged.json`, and return the standings.
+
+    `task` chooses among the answers of a run to several tasks; only the first `limit` shared questions are judged.
+    Where the judge stops in the middle, the standings so far are printed.
 
     Raises:
         DataError: for runs that cannot be paired, or rules and descriptions that cannot be read.
@@ -32,32 +42,67 @@ def judge_runs(
     """
     names = short_names(folders)
     found_rules, described = read_rules(rules), read_contexts(contexts)
-    pairs = pair({name: predictions_of(answers_folder(folder)) for name, folder in zip(names, folders, strict=True)})
-    for name, count in pairs.left_out.items():
-        if count:
-            console.print(f"{name}: {count} samples left out, which the other lacks")
+    places = zip(names, folders, strict=True)
+    pairs = pair({name: predictions_of(answers_folder(folder, task)) for name, folder in places})
+    _tell_left_out(pairs, described if contexts is not None else None, console)
+    pairs = replace(pairs, runs={name: items[:limit] for name, items in pairs.runs.items()})
+    verdicts: list[Verdict] = []
     try:
         with progress(console, "Judging", pairs.samples * len(ORDERS), "replies") as advance:
-            verdicts = judge_pairs(pairs, judge, found_rules, described, out / "verdicts.jsonl", advance)
+            for verdict in each_verdict(pairs, judge, found_rules, described, out / "verdicts.jsonl"):
+                verdicts.append(verdict)
+                advance(1)
+    except CotuneError:
+        whole = verdicts[: len(verdicts) // len(ORDERS) * len(ORDERS)]
+        if whole:
+            console.print(f"So far, {len(whole) // len(ORDERS):,} of {pairs.samples:,} questions:")
+            print_standings(standings(whole), folders, console)
+        raise
     finally:
         console.print(f"Asked {judge.model}: {judge.requests} requests, {judge.tokens:,} tokens")
     found = standings(verdicts)
     content = {"runs": names, "judge": judge.model, "left_out": dict(pairs.left_out)}
     results = {name: asdict(standing) for name, standing in found.items()}
     write_whole(out / "judged.json", json.dumps(content | {"standings": results}, indent=2) + "\n")
+    console.print(f"Written: {out / 'judged.json'}", soft_wrap=True)
     return found
 
 
+def _tell_left_out(pairs: Pairs, described: Mapping[str, str] | None, console: Console) -> None:
+    """Say which samples are not judged, and how many have no description where there are descriptions."""
+    for name, count in pairs.left_out.items():
+        if count:
+            console.print(f"{name}: {count:,} samples left out, which the other lacks")
+    if described is not None:
+        bare = [item.id for item in next(iter(pairs.runs.values())) if item.id not in described]
+        if bare:
+            told = f"{len(bare):,} of {pairs.samples:,} questions have no description in --contexts"
+            console.print(
+                f"[yellow]{told} (for example sample '{bare[0]}'); they are judged without[/]", soft_wrap=True
+            )
+
+
 def print_standings(found: dict[str, Standing], folders: Sequence[Path], console: Console) -> None:
-    """Print the table and what its columns mean."""
+    """Print the table, a column for each category of questions, and what its rows mean."""
     first, second = short_names(folders)
-    rows = [[name, *_cells(standing)] for name, standing in found.items()]
-    console.print(table(f"{second} against {first}", COLUMNS, rows))
+    names = (
+        "questions",
+        f"mean rating of {first} (1 to 10)",
+        f"mean rating of {second} (1 to 10)",
+        f"{second} in percent of {first}",
+        f"won by {second}",
+        "tied",
+        f"won by {first}",
+        "both orders disagree",
+        "unread replies",
+    )
+    columns = [_cells(standing) for standing in found.values()]
+    rows = [[name, *(cells[place] for cells in columns)] for place, name in enumerate(names)]
+    console.print(table(f"{second} against {first}", ["", *found], rows))
     console.print(
-        f"first, second: mean rating (1 to 10) of {first} and {second}, each answer read in both places. relative: "
-        f"ratings of {second} in percent of {first}'s (LLaVA's score). won, tied, lost: by {second}, on the sum of "
-        "both orders. disagreed: the two orders name different winners. unread: a reply without two ratings on its "
-        "first line; such questions count nowhere else.",
+        "Each answer is read in both places. Percent: LLaVA's score. A question is won on the sum of both orders; both "
+        "orders disagree where they name different winners. Unread: a reply without two ratings on its first line; "
+        "such questions count nowhere else.",
         markup=False,
     )
 

@@ -14,7 +14,8 @@ from cotune.errors import DataError, RunFolderError
 from cotune.evaluation.comparison import Value, compare, pair
 from cotune.evaluation.paper_numbers import PaperRow, paper_rows, sources
 from cotune.evaluation.prediction import Prediction
-from cotune.evaluation.tasks import check_task, read_predictions
+from cotune.evaluation.score_tables import MAIN
+from cotune.evaluation.tasks import TASKS, check_task, read_predictions
 from cotune.progress import progress, table
 from cotune.reporting.comparison_figure import draw_comparison
 from cotune.run_folder import open_run, short_names
@@ -39,10 +40,11 @@ class RunComparison:
     @property
     def rows(self) -> list[list[str]]:
         """The table: every metric by run, then what the papers report of it."""
-        result = []
-        for metric, values in self.metrics.items():
-            for index, value in enumerate(values):
-                result.append([metric if index == 0 else "", *_cells(value)])
+        result, main = [], TASKS[self.task].main
+        for metric in sorted(self.metrics, key=lambda name: name != main):
+            title = metric + (MAIN if metric == main else "")
+            for index, value in enumerate(self.metrics[metric]):
+                result.append([title if index == 0 else "", *_cells(value)])
             for row in self.paper:
                 number = row.value(metric)
                 if number is not None:
@@ -70,6 +72,7 @@ class RunComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
         content = asdict(self) | {"paper": [row.model_dump() for row in self.paper]}
+        content |= {"main_score": TASKS[self.task].main}
         return content | {"notes": self.notes}
 
     def markdown(self) -> str:

@@ -11,6 +11,7 @@ from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Sample, Text
 from cotune.model.feature_cache import FeatureCache
 from cotune.model.kept_prefix import KeptPrefix, identity
 from cotune.model.multimodal_lm import MultimodalLM
+from cotune.serving.ways import path_of
 
 
 @dataclass
@@ -75,5 +76,5 @@ class Chat:
 
     @property
     def is_base(self) -> bool:
-        """Whether what answers is the base language model, unchanged: no adapter works on this modality."""
-        return self.model.adapters is None or self.model.adapters.leaves_alone(self.modality)
+        """Whether what answers is the base language model, unchanged."""
+        return path_of(self.model, self.modality) == "base"

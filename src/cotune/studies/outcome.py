@@ -11,8 +11,6 @@ from cotune.run_folder import RunFolder
 from cotune.studies.one_run import diverged
 from cotune.trace import Row, read_trace
 
-_SCORE = "accuracy"
-
 
 @dataclass(frozen=True)
 class Point:
@@ -78,10 +76,11 @@ def _curve(rows: list[Row]) -> tuple[Point, ...]:
 
 
 def _score(rows: list[Row]) -> float | None:
-    """Return the task's accuracy on the test set, or its first score where it has none of that name."""
-    scores: dict[str, Any] = next((row["scores"] for row in reversed(rows) if row["event"] == "test"), {})
+    """Return the task's main score on the test set, or its first one where it has none of that name."""
+    test: Row = next((row for row in reversed(rows) if row["event"] == "test"), {})
+    scores: dict[str, Any] = test.get("scores", {})
     known = [value for value in scores.values() if value is not None]
-    value = scores.get(_SCORE)
+    value = scores.get(test.get("main", "accuracy"))  # not named in the traces of an older cotune
     return value if value is not None else next(iter(known), None)
 
 

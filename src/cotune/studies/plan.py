@@ -120,7 +120,7 @@ def _run_recipe(
         "options": _options(recipe, rule),
         "measure_every": cell.measure_every,
     }
-    content["evaluation"] |= {"held_out_loss": True, "text_retention": False}
+    content["evaluation"] |= {"held_out_loss": True, "text_retention": False, "tasks": [], "tasks_every": None}
     training = content["training"]
     training["steps"] = settings.steps or training["steps"]
     training["evaluate_every"] = settings.evaluate_every or -(-training["steps"] // _POINTS)

@@ -29,7 +29,7 @@ from cotune.studies.tables import (
     reading,
     table_rows,
 )
-from cotune.training.result import versions
+from cotune.training.versions import versions
 from cotune.whole_file import write_whole
 
 

@@ -42,11 +42,11 @@ from cotune.training.precision import Precision
 from cotune.training.processes import ALONE, Processes
 from cotune.training.rank_state import go_on_from, random_states, start_equal
 from cotune.training.sharding import is_sharded
-from cotune.training.shares import own_passes
-from cotune.training.shown_again import ShownAgain
+from cotune.training.shares import make_stream, own_passes
 from cotune.training.skipping import SkippedSteps, is_broken, to_blame
-from cotune.training.snapshot import load_snapshot, newest_snapshot, pass_over_damaged, save_snapshot
+from cotune.training.snapshot import last_good, load_snapshot, newest_snapshot, pass_over_damaged, save_snapshot
 from cotune.training.stopping import StopRequest, asked_to_stop
+from cotune.training.task_scoring import TaskScoring
 from cotune.training.validation import Evaluate
 
 _LOSS_WINDOW = 20
@@ -94,7 +94,7 @@ class TrainingLoop:
         self.components = components(model, connector=recipe.coordination.connector)
         self.optimizer = make_optimizer(self.components, recipe.training, recipe.coordination)
         self.coordinator = make_coordinator(recipe, model, self.components, self.optimizer)
-        self.stream = ShownAgain.of(recipe, batches)
+        self.stream = make_stream(recipe, batches, loaders, processes)
         self.movement = Movement(self.components, model)
         self.skipped = SkippedSteps(recipe.training.skipped_in_a_row)
         self.step = 0
@@ -130,8 +130,8 @@ class TrainingLoop:
         found = zip(PROBLEMS, (self.skipped.total, self.snapshots_failed), strict=True)
         return Counter({what: number for what, number in found if number})
 
-    def run(self, trace: Trace, evaluate: Evaluate | None = None) -> None:
-        """Train until the recipe's last step.
+    def run(self, trace: Trace, evaluate: Evaluate | None = None, tasks: TaskScoring | None = None) -> None:
+        """Train until the recipe's last step, watched by `evaluate` and by the scores on `tasks`.
 
         Raises:
             InterruptedRunError: after Ctrl-C or SIGTERM; the step under way is ended and a snapshot kept.
@@ -143,6 +143,7 @@ class TrainingLoop:
         self.movement.begin()
         with tuning_display(self.console, steps, trace) as advance, asked_to_stop() as stop:
             advance(self.step)
+            self._score_tasks(trace, tasks, stop)  # the snapshot gone on from may have been kept just before
             while self.step < steps:
                 row = self._one_step()
                 trace.write(row.pop("event", "step"), self.step, **row)
@@ -152,6 +153,7 @@ class TrainingLoop:
                     self._check_moved(trace)
                 if self.step < steps:
                     self._between_steps(trace, evaluate, stop)
+                    self._score_tasks(trace, tasks, stop)
         # A run that is stopped while it is scored need not be tuned again.
         self._keep_snapshot(trace)
 
@@ -166,15 +168,21 @@ class TrainingLoop:
         if self.processes.any(stop.is_set()):
             raise stop.error(self._stop(trace))
         if evaluate is not None and self.step % settings.evaluate_every == 0:
-            self._evaluate(evaluate, trace)
+            evaluate(trace, self.step)
         if self.step % settings.snapshot_every == 0:
             self._keep_snapshot(trace)
+
+    def _score_tasks(self, trace: Trace, tasks: TaskScoring | None, stop: StopRequest) -> None:
+        """Score the tasks that are due, with a snapshot before, so that being stopped in there loses nothing."""
+        if tasks is not None and tasks.due(self.step):
+            self._keep_snapshot(trace)
+            tasks.between(trace, self.step, stop)
 
     def _one_step(self) -> dict[str, Any]:
         """Take one optimiser step and return what the trace keeps of it."""
         started = time.perf_counter()
         step = self.step + 1
-        encoded = next(self.stream)
+        encoded = self.stream.take(self.recipe.training.steps - self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with memory_advice(self.recipe, encoded, self.processes):
             value, padding = self._added_up(*self._backward(encoded))
@@ -330,11 +338,6 @@ class TrainingLoop:
         for sentence in moved.sentences(self.step):
             self.console.print(f"[red]{sentence}[/]")
 
-    def _evaluate(self, evaluate: Evaluate, trace: Trace) -> None:
-        found = evaluate(trace, self.step)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
-        self.console.print(f"step {self.step}: validation {shown}")
-
     def _keep_snapshot(self, trace: Trace) -> None:
         """Write a snapshot; when that fails the run goes on with the last good one, counted and said."""
         try:
@@ -342,7 +345,7 @@ class TrainingLoop:
         except (CheckpointError, RunFolderError, OtherRankError) as error:
             self.snapshots_failed += 1
             trace.write("snapshot failed", self.step, reason=str(error))
-            self.console.print(f"[yellow]{error}. Tuning goes on; {self._last_good()}[/]")
+            self.console.print(f"[yellow]{error}. Tuning goes on; {last_good(self.run_folder.snapshots)}[/]")
 
     def _snapshot(self, trace: Trace) -> None:
         if self._kept == self.step:
@@ -366,10 +369,6 @@ class TrainingLoop:
         self.processes.on_main(save)
         self._kept = self.step
 
-    def _last_good(self) -> str:
-        newest = newest_snapshot(self.run_folder.snapshots)
-        return "no snapshot was kept yet" if newest is None else f"the last good snapshot is {newest}"
-
     def _stop(self, trace: Trace) -> str:
         """Keep a snapshot and return what to tell the user who stopped the run."""
         go_on = f"Go on with: cotune train {self.run_folder.recipe} --resume"
@@ -377,5 +376,5 @@ class TrainingLoop:
         try:
             self._snapshot(trace)
         except (CheckpointError, RunFolderError, OtherRankError) as error:
-            return f"{stopped}; {error}; {self._last_good()}. {go_on}"
+            return f"{stopped}; {error}; {last_good(self.run_folder.snapshots)}. {go_on}"
         return f"{stopped}; everything is kept in {self.run_folder.snapshots}. {go_on}"

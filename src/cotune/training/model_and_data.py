@@ -17,11 +17,13 @@ from cotune.evaluation.runner import answer, answered_before
 from cotune.evaluation.tasks import Scores, score, with_verdicts
 from cotune.messages import Sample
 from cotune.model.multimodal_lm import MultimodalLM
-from cotune.progress import progress
+from cotune.progress import counted_progress, progress
 from cotune.recipe import Recipe
 from cotune.training.prepare import Samples
 from cotune.training.processes import ALONE, Processes
 from cotune.training.sharding import is_sharded
+
+_QUICK = 2.0  # seconds; what takes longer shows a bar
 
 
 @dataclass
@@ -72,7 +74,9 @@ class Prepared:
             answered_before(sample, kept[key]) if (key := sample_key(sample)) in kept else next(new)
             for sample in samples
         ]
-        return score(settings.task, found), with_verdicts(settings.task, found)
+        with counted_progress(self.console, "Scoring", "steps", after=_QUICK) as count:
+            scores = score(settings.task, found, count)
+        return scores, with_verdicts(settings.task, found)
 
     def _kept(self, samples: Sequence[Sample], folder: AnswersFolder | None) -> dict[Key, Prediction]:
         """Return the answers a folder holds, which all processes see alike."""

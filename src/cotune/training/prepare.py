@@ -275,7 +275,7 @@ def _cached(encoder: FeatureEncoder, paths: Sequence[Path], console: Console) ->
             cache.prepare(paths, advance)
         if cache.not_stored:
             console.print(f"[yellow]The encoded {what} could not be kept for the next run: {cache.not_stored}[/]")
-    return cache.rows
+    return cache
 
 
 def standardize_connectors(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from cotune.adapters.attach import AdapterHandle
 from cotune.adapters.site_adapters import SiteAdapters
-from cotune.evaluation.answer_settings import answer_settings
+from cotune.evaluation.answer_settings import adapter_digest, answer_settings
 from cotune.evaluation.answers_folder import AnswersFolder
 from cotune.evaluation.priors import majority, question_only
 from cotune.evaluation.retention import text_retention
-from cotune.evaluation.tasks import Scores, score
+from cotune.evaluation.tasks import TASKS, Scores, score
 from cotune.evaluation.text_loss import read_text, text_loss
 from cotune.model.loading import load_llm
 from cotune.model.multimodal_lm import MultimodalLM
@@ -26,23 +25,29 @@ from cotune.training.model_and_data import Prepared
 from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.routing_record import record_routing
 from cotune.training.sharding import is_sharded, shard_layers
+from cotune.training.task_scoring import TaskScoring
 from cotune.training.validation import final_held_out_loss
+from cotune.training.versions import versions
 
 ACCURACIES = ("accuracy", "open_accuracy", "yes_no_accuracy")
 BASELINES = ("majority", "question_only", "text_only", "connector_only", "random_encoder", "lora")
 
 
-def finished_result(prepared: Prepared, loop: TrainingLoop, run: RunFolder, trace: Trace) -> dict[str, Any]:
-    """Score the test set and return everything `result.json` says."""
+def finished_result(
+    prepared: Prepared, loop: TrainingLoop, run: RunFolder, trace: Trace, tasks: TaskScoring
+) -> dict[str, Any]:
+    """Score the test set and the further tasks, and return everything `result.json` says."""
     recipe, console = prepared.recipe, prepared.console
     scores: Scores = {}
     baselines: dict[str, Scores | None] = dict.fromkeys(BASELINES)
-    test = prepared.samples.test
+    test, task = prepared.samples.test, recipe.evaluation.task
     if test:
         scores = _test_scores(prepared, run)
         for name, rule in (("majority", majority), ("question_only", question_only)):
-            baselines[name] = _accuracies(score(recipe.evaluation.task, rule(prepared.samples.all_train, test)))
-    result: dict[str, Any] = {"name": recipe.name, **dict.fromkeys(ACCURACIES), **scores}
+            baselines[name] = compared_scores(task, score(task, rule(prepared.samples.all_train, test)))
+    about = {"name": recipe.name, "task": task, "main_score": TASKS[task].main}
+    result: dict[str, Any] = about | dict.fromkeys(ACCURACIES) | scores
+    result["tasks"] = tasks.at_end(trace, loop.step)
     result["held_out_loss"] = final_held_out_loss(prepared, trace, loop.step)
     result |= _text_kept(prepared, console)
     result["baselines"] = baselines
@@ -66,14 +71,20 @@ def finished_result(prepared: Prepared, loop: TrainingLoop, run: RunFolder, trac
     result |= _experts_parted(prepared.model, loop.step, trace, console)
     result["versions"] = versions()
     result["seed"] = recipe.seed
-    trace.write("test", loop.step, scores=scores, **{key: result[key] for key in ("text_kl", "text_agreement")})
+    trace.write(
+        "test",
+        loop.step,
+        main=TASKS[task].main,
+        scores=scores,
+        **{key: result[key] for key in ("text_kl", "text_agreement")},
+    )
     return result
 
 
 def _test_scores(prepared: Prepared, run: RunFolder) -> Scores:
     """Return the scores on the test set; a run that was stopped while it answered goes on where it was."""
     answers, test = AnswersFolder(run.path), prepared.samples.test
-    settings = answer_settings(prepared.recipe, run)
+    settings = answer_settings(prepared.recipe, adapter_digest(run))
     prepared.processes.on_main(lambda: answers.begin(settings, test, other="replace"))
     scores, predictions = prepared.evaluate(test, "Scoring the test set", folder=answers)
     prepared.processes.on_main(lambda: answers.finish(predictions, {"settings": settings, "scores": scores}))
@@ -93,8 +104,9 @@ def _experts_parted(model: MultimodalLM, step: int, trace: Trace, console: Conso
     return {"expert_separation": found.pop("llm", None), "encoder_expert_separation": found}
 
 
-def _accuracies(scores: Scores) -> Scores:
-    return {name: scores.get(name) for name in ACCURACIES}
+def compared_scores(task: str, scores: Mapping[str, Any]) -> Scores:
+    """Return the scores that a run and its baselines are compared by: the task's, and the accuracies."""
+    return {name: scores.get(name) for name in dict.fromkeys((*TASKS[task].headline, *ACCURACIES))}
 
 
 def _text_kept(prepared: Prepared, console: Console) -> dict[str, Any]:
@@ -118,9 +130,3 @@ def _base(prepared: Prepared) -> Any:
     if is_sharded(prepared.recipe, prepared.processes):
         shard_layers(base, prepared.processes)
     return base.to(prepared.model.device)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that decides the numbers."""
-    packages = ("cotune", "torch", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}

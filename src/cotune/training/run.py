@@ -18,6 +18,7 @@ from cotune.model.loading import build_model
 from cotune.recipe import Legacy, Recipe
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace, UnwrittenTrace, cut_trace, read_trace
+from cotune.training.benchmarks import make_ready, read_benchmarks
 from cotune.training.coordination import check_coordination
 from cotune.training.foretold import compare
 from cotune.training.loop import TrainingLoop
@@ -49,6 +50,7 @@ from cotune.training.same_run import (
 from cotune.training.sharding import check_sharding, is_sharded, shard_language_model
 from cotune.training.startup import announce
 from cotune.training.stop_record import recorded_stop
+from cotune.training.task_scoring import TaskScoring
 from cotune.training.trackers import check_trackers, tracked
 from cotune.training.validation import make_validation
 
@@ -155,6 +157,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, allow_chang
     samples = read_training(recipe, console)
     if resume:
         processes.on_main(lambda: changed.extend(check_same_data(run, recipe, samples, allow_changed=allow_changed)))
+    benchmarks = read_benchmarks(recipe, console)
     held_before = peak_memory_bytes()
     prepared = prepare_model(recipe, samples, console)
     validation = make_validation(prepared)
@@ -169,13 +172,14 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, allow_chang
         processes.on_main(lambda: _go_on(run, recipe, samples, changed, loop, console))
     with _trace(run, processes) as trace, tracked(trace, recipe), recorded_stop(trace, loop):
         found = announce(prepared, loop, None if loop.trace_size else trace)
-        loop.run(trace, validation)
+        tasks = TaskScoring(run, prepared.model, make_ready(prepared, benchmarks))
+        loop.run(trace, validation, tasks)
         counts = prepared.samples.counts + batches.counts() + loop.counts()
         trace.write("counts", loop.step, **counts)
         about = {"step": loop.step, "name": recipe.name}
         processes.on_main(lambda: save_checkpoint(prepared.model, run.adapter, about))
         peak = peak_memory_bytes()
-        result = finished_result(prepared, loop, run, trace)
+        result = finished_result(prepared, loop, run, trace, tasks)
         result["estimate"] = compare(
             found,
             held_before=held_before,

@@ -66,6 +66,12 @@ def newest_snapshot(folder: Path) -> Path | None:
     return next(iter(whole_snapshots(folder)), None)
 
 
+def last_good(folder: Path) -> str:
+    """Return in words which snapshot can be gone on from."""
+    newest = newest_snapshot(folder)
+    return "no snapshot was kept yet" if newest is None else f"the last good snapshot is {newest}"
+
+
 def pass_over_damaged(folder: Path, say: Callable[[str], object]) -> None:
     """Set damaged snapshots aside as `step-N.damaged`, from the newest to the first whole one, and name them to `say`.
 

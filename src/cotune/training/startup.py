@@ -26,7 +26,7 @@ from cotune.training.loop import TrainingLoop
 from cotune.training.model_and_data import Prepared
 from cotune.training.prepare import passes_of
 from cotune.training.processes import Processes
-from cotune.training.result import versions
+from cotune.training.versions import versions
 
 _LOOKED_AT = 4
 _GIB = 2**30

@@ -40,6 +40,30 @@ class StopRequest:
         """Return the error that ends the run; another process's SIGTERM counts as one's own."""
         return InterruptedRunError(text) if self._signal == signal.SIGINT else TerminatedRunError(text)
 
+    @contextmanager
+    def at_once(self, text: str) -> Iterator[None]:
+        """End the block as soon as it is asked to stop, not after a step; nothing may be cut in half inside of it.
+
+        Raises:
+            InterruptedRunError: saying the text.
+        """
+        if self.is_set():
+            raise self.error(text)
+        if current_thread() is not main_thread():
+            yield
+            return
+
+        def leave(number: int, frame: object) -> None:
+            self.take(number)
+            raise self.error(text)
+
+        before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
 
 @contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:

@@ -16,7 +16,7 @@ from cotune.trace import Row, Trace
 
 # What each needs installed: any one of them.
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-TRACKED = ("step", "validation", "held_out", "test")
+TRACKED = ("step", "validation", "held_out", "task", "test")
 
 
 def check_trackers(kinds: Sequence[str]) -> None:
@@ -53,10 +53,13 @@ def tracked(trace: Trace, recipe: Recipe) -> Iterator[None]:
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """Return the finite numbers of a row by name, nested ones as `rates/llm`; scores are led by their event."""
+    """Return the finite numbers of a row by name, nested ones as `rates/llm`; scores are led by their event.
+
+    Those of a task by its name as well.
+    """
     event = row["event"]
     content = {key: value for key, value in row.items() if key not in ("event", "step", "seconds")}
-    flat = _flat(content, "" if event == "step" else f"{event}/")
+    flat = _flat(content, "" if event == "step" else f"{event}/{row['name']}/" if event == "task" else f"{event}/")
     return {
         name: float(value)
         for name, value in flat.items()

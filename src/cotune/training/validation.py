@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cotune.errors import DataError
+from cotune.evaluation.tasks import TASKS
 from cotune.messages import Sample
 from cotune.trace import Trace
 from cotune.training.model_and_data import Prepared
 from cotune.training.routing_record import record_routing
 
-# Evaluates the model, records it under a step, and returns the numbers to print.
-Evaluate = Callable[[Trace, int], dict[str, float | None]]
+# Evaluates the model, records it under a step, and prints it.
+Evaluate = Callable[[Trace, int], None]
 
 
 def make_validation(prepared: Prepared) -> Evaluate | None:
@@ -22,8 +23,10 @@ def make_validation(prepared: Prepared) -> Evaluate | None:
     """
     samples = _validation_samples(prepared)
     if prepared.recipe.evaluation.held_out_loss:
-        return lambda trace, step: {"loss": _record_loss(prepared, samples, trace, step)}
-    return (lambda trace, step: _record_scores(prepared, samples, trace, step)) if samples else None
+        return lambda trace, step: _tell(prepared, step, {"loss": _record_loss(prepared, samples, trace, step)})
+    return (
+        (lambda trace, step: _tell(prepared, step, _record_scores(prepared, samples, trace, step))) if samples else None
+    )
 
 
 def final_held_out_loss(prepared: Prepared, trace: Trace, step: int) -> float | None:
@@ -39,6 +42,14 @@ def _validation_samples(prepared: Prepared) -> Sequence[Sample]:
     if settings.held_out_loss and not samples:
         raise DataError("no held-out samples", ["evaluation.held_out_loss needs some: raise data.validation_share"])
     return samples
+
+
+def _tell(prepared: Prepared, step: int, found: dict[str, float | None]) -> None:
+    """Print what validation found, the main score first."""
+    main = TASKS[prepared.recipe.evaluation.task].main
+    names = sorted(found, key=lambda name: name != main)
+    shown = ", ".join(f"{name} {value:.3f}" for name in names if (value := found[name]) is not None)
+    prepared.console.print(f"step {step}: validation {shown}")
 
 
 def _record_loss(prepared: Prepared, samples: Sequence[Sample], trace: Trace, step: int) -> float:

@@ -16,6 +16,7 @@ from cotune.reporting.report.components import components_section
 from cotune.reporting.report.costs import costs_section
 from cotune.reporting.report.data import data_section
 from cotune.reporting.report.findings import findings
+from cotune.reporting.report.judged_by import judged_by, main_score
 from cotune.reporting.report.learning import learning_section
 from cotune.reporting.report.markdown import block_markdown, plain
 from cotune.reporting.report.record import RunRecord
@@ -84,7 +85,7 @@ def _metadata(record: RunRecord, license: str | None, language: str | None) -> M
         base_model=bases or None,
         base_model_relation="adapter" if bases else None,
         datasets=datasets or None,
-        metrics=["accuracy"] if record.result.get("accuracy") is not None else None,
+        metrics=None if main_score(record) is None else [judged_by(record)[0]],
         eval_results=list(_results(record, pipeline)) or None,
     )
 

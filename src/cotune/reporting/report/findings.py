@@ -8,6 +8,7 @@ from typing import Any
 from cotune.reporting.report.balance import raised_flags
 from cotune.reporting.report.blocks import Finding
 from cotune.reporting.report.data import counts_of
+from cotune.reporting.report.judged_by import baseline_scores, judged_by, main_score, number, spoken, with_unit
 from cotune.reporting.report.record import RunRecord
 
 _GIB = 2**30
@@ -96,10 +97,10 @@ def _balance(record: RunRecord) -> Iterator[Finding]:
         well = "The balance neither oscillates nor has a component that stopped learning."
         young = f"The balance cannot be judged yet, by {len(record.measured)} measurements."
         yield Finding("good", well) if known else Finding("note", young)
-    for reason, number in ((coordination or {}).get("rejected_for") or {}).items():
-        yield Finding("note", f"{number} balance measurements said nothing: {reason}.")
-    for what, number in ((coordination or {}).get("failed") or {}).items():
-        yield Finding("note", f"{number} times failed and was passed over: {what}.")
+    for reason, count in ((coordination or {}).get("rejected_for") or {}).items():
+        yield Finding("note", f"{count} balance measurements said nothing: {reason}.")
+    for what, count in ((coordination or {}).get("failed") or {}).items():
+        yield Finding("note", f"{count} times failed and was passed over: {what}.")
 
 
 def _newest_sentences(record: RunRecord) -> list[str]:
@@ -117,15 +118,15 @@ def _newest_sentences(record: RunRecord) -> list[str]:
 
 
 def _against_baselines(record: RunRecord) -> Iterator[Finding]:
-    """Say whether the accuracy is above what can be answered without looking, and whether text was kept."""
-    accuracy, baselines = record.result.get("accuracy"), record.result.get("baselines") or {}
-    known = {name: _accuracy(scores) for name, scores in baselines.items()}
-    found = {name: value for name, value in known.items() if value is not None}
-    if accuracy is not None and found:
+    """Say whether the main score is above what can be had without looking, and whether text was kept."""
+    main, value, baselines = judged_by(record)[0], main_score(record), baseline_scores(record)
+    known = {name: number(scores, main) for name, scores in baselines.items()}
+    found = {name: score for name, score in known.items() if score is not None}
+    if value is not None and found:
         best = max(found, key=lambda name: found[name])
-        blind = f"{best.replace('_', ' ')} {found[best]:.1%}"
-        told = f"Accuracy on the test set {accuracy:.1%}; the best baseline at hand: {blind}"
-        above = accuracy > found[best]
+        own, other = with_unit(record.result, main), with_unit(baselines[best], main)
+        told = f"On the test set {spoken(main)} {own}; the best baseline at hand: {spoken(best)} {other}"
+        above = value > found[best]
         yield Finding("good" if above else "warning", f"{told}." if above else f"{told}: the run is not above it.")
     yield from _not_above_the_question(record.result, baselines.get("question_only") or {})
     if record.result.get("text_kl") == 0.0:
@@ -149,23 +150,18 @@ def _not_above_the_question(result: Mapping[str, Any], blind: Mapping[str, Any])
             )
 
 
-def _accuracy(scores: Any) -> float | None:
-    value = scores.get("accuracy") if isinstance(scores, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
-
-
 def _data(record: RunRecord) -> Iterator[Finding]:
     """Say what was skipped or left out, what of the test was trained on, and what took more than was foretold."""
     if record.rows.get("skipped"):
-        number = len(record.rows["skipped"])
+        skipped = len(record.rows["skipped"])
         yield Finding(
             "warning",
-            f"{number} steps were skipped, because their loss or a gradient was no number: their samples are named "
+            f"{skipped} steps were skipped, because their loss or a gradient was no number: their samples are named "
             "under Data and skips. Lower components.*.rate or training.clip_norm if there are many.",
         )
-    for name, number in counts_of(record).items():
-        if number and any(word in name for word in _LEFT_OUT) and "steps skipped" not in name:
-            yield Finding("note", f"{name}: {number:,}.")
+    for name, count in counts_of(record).items():
+        if count and any(word in name for word in _LEFT_OUT) and "steps skipped" not in name:
+            yield Finding("note", f"{name}: {count:,}.")
     overlap = record.start.get("overlap") or {}
     if overlap.get("questions"):
         share = f"{overlap['questions']:,} of {overlap['of_questions']:,}"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from cotune.evaluation.score_tables import Printed
+from cotune.evaluation.score_tables import Printed, share_title
+from cotune.evaluation.tasks import TASKS
 from cotune.reporting.report.blocks import Block, Figure, Missing, Section
+from cotune.reporting.report.judged_by import baseline_scores, judged_by, main_score, number, shown, spoken
 from cotune.reporting.report.record import RunRecord
 from cotune.reporting.report.series import centred, column, thinned
 from cotune.reporting.report.svg import COLORS, SERIES, label
-
-_ACCURACIES = {"accuracy": "total", "open_accuracy": "open questions", "yes_no_accuracy": "yes/no"}
 
 
 def learning_section(record: RunRecord) -> Section:
     """Return the loss over the steps, the validation scores, and the test scores beside the baselines."""
     blocks: list[Block] = [_loss(record), _scores(record)]
-    return Section("Learning", [*blocks, *_tables(record)])
+    return Section("Learning", [*blocks, *_tables(record), *_benchmarks(record)])
 
 
 def _loss(record: RunRecord) -> Block:
@@ -56,7 +55,8 @@ def _scores(record: RunRecord) -> Block:
     rows, test = record.rows.get("validation", ()), record.newest("test")
     names = list(dict.fromkeys(name for row in rows for name in row.get("scores", {})))[: len(SERIES)]
     series = {name: column(rows, "scores", name) for name in names}
-    blind = ((record.result.get("baselines") or {}).get("question_only") or {}).get("accuracy")
+    main = judged_by(record)[0]
+    blind = number(baseline_scores(record).get("question_only"), main)
     if not any(series.values()):
         reason = "this run was watched by its held-out loss" if record.rows.get("held_out") else "none was taken yet"
         return Missing(f"Validation scores over the steps: {reason} (training.evaluate_every).")
@@ -68,7 +68,7 @@ def _scores(record: RunRecord) -> Block:
                 axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=3.5, label=label(name))
             final = column([test], "scores", name) if test else []
             axis.plot(*zip(*final, strict=True), "*", color=color, markersize=9) if final else None
-        if blind is not None and "accuracy" in series:
+        if blind is not None and main in series:
             axis.axhline(blind, color=SERIES[0], linewidth=1.0, linestyle=(0, (4, 3)))
         axis.set_xlabel("step")
         if all(0.0 <= value <= 1.0 for points in series.values() for _, value in points):
@@ -76,31 +76,37 @@ def _scores(record: RunRecord) -> Block:
         canvas.legend(loc="outside upper left", ncols=2)
 
     caption = "On held-out samples while tuning." + (" Stars: the test set, scored once at the end." if test else "")
-    caption += " Dashed: the accuracy reached without looking." if blind is not None and "accuracy" in series else ""
+    caption += " Dashed: what is reached without looking." if blind is not None and main in series else ""
     return Figure("scores", "Validation scores", caption, draw, (4.4, 3.0))
 
 
 def _tables(record: RunRecord) -> list[Block]:
     """Return the test scores, those of the baselines beside them where a run has some."""
-    result = record.result
-    if result.get("accuracy") is None:
+    names = judged_by(record)
+    if main_score(record) is None:
         test = record.newest("test").get("scores") or {}
-        rows = [[name, _percent(test, name)] for name in test]
+        rows = [[share_title(name), shown(test, name)] for name in test]
         if rows:
-            return [Printed("Test scores, %", ["score", "value"], rows)]
+            return [Printed("Test scores", ["score", "value"], rows)]
         return [Missing("Test scores: the run has not been scored, or its recipe names no test set.")]
-    rows = [["this run", *(_percent(result, key) for key in _ACCURACIES)]]
-    for name, scores in (result.get("baselines") or {}).items():
+    baselines = baseline_scores(record)
+    rows = [["this run", *(shown(record.result, name) for name in names)]]
+    for name, scores in baselines.items():
         if scores is not None:
-            rows.append([name.replace("_", " "), *(_percent(scores, key) for key in _ACCURACIES)])
-    tables: list[Block] = [Printed("Accuracy on the test set, %", ["", *_ACCURACIES.values()], rows)]
-    left = [name for name, scores in (result.get("baselines") or {}).items() if scores is None]
+            rows.append([spoken(name), *(shown(scores, key) for key in names)])
+    tables: list[Block] = [Printed("The test set", ["", *(spoken(share_title(name)) for name in names)], rows)]
+    left = ", ".join(spoken(name) for name, scores in baselines.items() if scores is None)
     if left:
-        named = ", ".join(name.replace("_", " ") for name in left)
-        tables.append(Missing(f"Baselines that were not trained: {named} (cotune quickstart --full trains them)."))
+        tables.append(Missing(f"Baselines that were not trained: {left} (cotune quickstart --full trains them)."))
     return tables
 
 
-def _percent(scores: Mapping[str, Any], name: str) -> str:
-    value = scores.get(name)
-    return f"{100 * value:.1f}" if isinstance(value, int | float) else "-"
+def _benchmarks(record: RunRecord) -> list[Block]:
+    """Return the main scores of every benchmark that was answered: in the run itself, or by `cotune evaluate` later."""
+    rows = []
+    for name, content in record.benchmarks.items():
+        scores, settings = content.get("scores") or {}, content.get("settings") or {}
+        known = TASKS.get(str(settings.get("task")))
+        main = next(iter(scores), "") if known is None else known.main
+        rows.append([name, spoken(share_title(main)), shown(scores, main), str(content.get("questions", "-"))])
+    return [Printed("Benchmarks", ["benchmark", "main score", "value", "questions"], rows)] if rows else []

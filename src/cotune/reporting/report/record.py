@@ -29,8 +29,8 @@ State = Literal["finished", "under way", "stopped", "diverged"]
 class RunRecord:
     """What a run folder says; whatever is missing or cannot be read is empty, and named in `problems`.
 
-    `silent` is for how many seconds nothing has been written to the trace. `settings` is the recipe as plain values,
-    not checked: an older cotune wrote other keys.
+    `settings` is the recipe as plain values, not checked: an older cotune wrote other keys. `silent` is for how many
+    seconds nothing has been written to the trace. `benchmarks` has the `evaluation/NAME/evaluation.json` by name.
     """
 
     folder: Path
@@ -41,6 +41,7 @@ class RunRecord:
     predictions: Sequence[Prediction] = ()
     problems: Sequence[str] = ()
     silent: float = 0.0
+    benchmarks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -128,12 +129,13 @@ def read_record(folder: Path) -> RunRecord:
     return RunRecord(
         folder,
         rows,
-        _result(run, problems),
+        _object(run.result, problems),
         recipe,
         settings,
         _predictions(folder, problems),
         problems,
         max(0.0, time.time() - run.trace.stat().st_mtime) if run.trace.exists() else float("inf"),
+        {file.parent.name: _object(file, problems) for file in sorted(folder.glob("evaluation/*/evaluation.json"))},
     )
 
 
@@ -150,13 +152,12 @@ def _recipe(run: RunFolder, problems: list[str]) -> tuple[str, Mapping[str, Any]
     return text, content if isinstance(content, Mapping) else {}
 
 
-def _result(run: RunFolder, problems: list[str]) -> Mapping[str, Any]:
-    if not run.result.exists():
-        return {}
+def _object(file: Path, problems: list[str]) -> Mapping[str, Any]:
+    """Return the object a JSON file holds; an empty one where there is none, and a problem where it cannot be read."""
     try:
-        content = json.loads(run.result.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except (OSError, ValueError) as error:
-        problems.append(f"{run.result.name} cannot be read: {first_line(error)}")
+        problems.append(f"{file.name} cannot be read: {first_line(error)}")
         return {}
     return content if isinstance(content, Mapping) else {}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cotune.evaluation.score_tables import Printed
 from cotune.reporting.report.blocks import Block, Listing, Missing, Section, Tile
 from cotune.reporting.report.costs import expected_memory, peak_memory
+from cotune.reporting.report.judged_by import baseline_scores, judged_by, main_score, number, spoken, with_unit
 from cotune.reporting.report.record import RunRecord
 from cotune.reporting.report.series import column
 
@@ -38,10 +39,10 @@ def tiles(record: RunRecord) -> list[Tile]:
 
 
 def _learned(record: RunRecord) -> Iterator[Tile]:
-    accuracy = record.result.get("accuracy")
-    if accuracy is not None:
-        blind = ((record.result.get("baselines") or {}).get("question_only") or {}).get("accuracy")
-        yield Tile("accuracy, test", f"{accuracy:.1%}", "" if blind is None else f"{blind:.1%} without looking")
+    main, blind = judged_by(record)[0], baseline_scores(record).get("question_only")
+    if main_score(record) is not None:
+        without = "" if number(blind, main) is None else f"{with_unit(blind, main)} without looking"
+        yield Tile(f"{spoken(main)}, test", with_unit(record.result, main), without)
     losses = [value for _, value in column(record.steps, "loss")]
     if losses:
         last = losses[-_NEWEST:]

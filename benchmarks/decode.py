@@ -1,0 +1,114 @@
+"""Tokens a second of the routed model, of a folded copy and of the plain base: what adapters cost when they answer.
+
+The quickstart's language model with random adapters at every layer, greedy decoding of a fixed number of tokens behind
+a prompt, one answer at a time and 16 at once. The three take turns; a ratio is the median over the rounds. About two
+minutes on two cores.
+
+    python benchmarks/decode.py
+    python benchmarks/decode.py --quick
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import ASSETS, Rounds, command, medians, ratio, result, seconds, take_turns, write
+
+from cotune.adapters import fold
+from cotune.data.collate import Batch
+from cotune.messages import IMAGE
+from cotune.model.loading import build_model, load_llm
+from cotune.model.multimodal_lm import MultimodalLM
+from cotune.progress import make_console, table
+from cotune.quickstart import ensure
+from cotune.recipe import Recipe
+from cotune.training.catalogue import find_recipe
+
+BATCHES = (1, 16)
+ROUTED, FOLDED, BASE = "routed", "folded", "base"
+
+
+def models(recipe: Recipe) -> dict[str, MultimodalLM]:
+    """Return the routed model with random adapters, the same folded, and the base without any; none ever stops."""
+    routed = build_model(recipe).eval()
+    assert routed.adapters is not None
+    generator = torch.Generator().manual_seed(0)
+    for parameter in routed.adapters.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator).mul(0.02).to(parameter)
+    plain = {FOLDED: fold(routed.llm, IMAGE, routed.adapters), BASE: load_llm(recipe.model.llm).to(routed.device)}
+    found = {ROUTED: routed} | {name: MultimodalLM(llm, routed.template).eval() for name, llm in plain.items()}
+    routed.template.stop_ids.clear()
+    return found
+
+
+def prompts(model: MultimodalLM, batch: int, tokens: int) -> Batch:
+    """Return prompts of random tokens, routed as if they held a picture."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(3, model.llm.config.vocab_size, (batch, tokens), generator=generator)
+    return Batch(rows, torch.full_like(rows, -100), [tokens] * batch, [IMAGE] * batch, {}).to(model.device)
+
+
+def measure(recipe: Recipe, rounds: int, prompt: int, answer: int) -> dict[int, Rounds]:
+    """Return the new tokens a second by batch size, way and round."""
+    made = models(recipe)
+
+    def speed(model: MultimodalLM, batch: Batch) -> float:
+        size = len(batch.lengths)
+        return size * answer / seconds(lambda: model.generate(batch, answer))
+
+    found = {}
+    for size in BATCHES:
+        batch = prompts(made[ROUTED], size, prompt)
+        ways = {name: lambda model=model, batch=batch: speed(model, batch) for name, model in made.items()}
+        take_turns(ways, 1)  # warms up
+        found[size] = take_turns(ways, rounds)
+    return found
+
+
+def summarise(recipe: Recipe, found: dict[int, Rounds], prompt: int, answer: int) -> dict[str, Any]:
+    """Return the result: ratios to the plain base, then the speeds."""
+    ratios = {
+        f"{name}_to_base_batch_{size}": ratio(speeds[name], speeds[BASE])
+        for size, speeds in found.items()
+        for name in (ROUTED, FOLDED)
+    }
+    return result(
+        "decode",
+        ratios,
+        recipe=recipe.name,
+        dtype=recipe.model.llm.dtype,
+        prompt_tokens=prompt,
+        new_tokens=answer,
+        tokens_per_second={str(size): medians(speeds) for size, speeds in found.items()},
+        rounds={str(size): speeds for size, speeds in found.items()},
+    )
+
+
+def run(recipe: Recipe, *, rounds: int, prompt: int, answer: int, output: Path | None) -> dict[str, Any]:
+    """Measure, print the table, write the result and return it."""
+    found = summarise(recipe, measure(recipe, rounds, prompt, answer), prompt, answer)
+    rows = []
+    for size in BATCHES:
+        speeds = found["tokens_per_second"][str(size)]
+        every = {name: found[f"{name}_to_base_batch_{size}"] for name in (ROUTED, FOLDED)} | {BASE: 1.0}
+        rows += [[f"batch {size}, {name}", f"{speeds[name]:.1f}", f"{share:.3f}"] for name, share in every.items()]
+    console = make_console()
+    console.print(table(f"Decoding, {recipe.name}", ["", "tokens/s", "of the base's"], rows))
+    console.print(f"{write(found, output)} written")
+    return found
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = command(__doc__, rounds=7)
+    arguments = parser.parse_args()
+    ensure(ASSETS, make_console())
+    prompt, answer = (16, 8) if arguments.quick else (64, 48)
+    rounds = 2 if arguments.quick else arguments.rounds
+    run(find_recipe("quickstart", []), rounds=rounds, prompt=prompt, answer=answer, output=arguments.output)
+
+
+if __name__ == "__main__":
+    main()
