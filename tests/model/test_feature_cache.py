@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from cotune.data.media import load_image
 from cotune.errors import DataError
+from cotune.model import feature_cache
 from cotune.model.encoders import FeatureEncoder, Trunk
 from cotune.model.feature_cache import FeatureCache
 from tests.model.pictures import random_picture
@@ -192,6 +195,32 @@ def test_a_full_disk_leaves_no_half_written_file(
     assert "No space left" in made.not_stored
     assert [file for file in folder.rglob("*") if file.is_file()] == []
     assert_right(made, paths)
+
+
+def test_what_was_not_used_for_longest_makes_room(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (Corner(name) for name in ("first", "second", "third"))
+    for age, encoder in ((30, first), (20, second)):
+        cache(encoder, folder).prepare(paths)
+        (file,) = (folder / encoder.fingerprint).iterdir()
+        os.utime(file, (time.time() - age, time.time() - age))
+    cache(first, folder).prepare(paths)  # read: it is newer than the second now
+    size = file.stat().st_size
+    monkeypatch.setattr(feature_cache, "_MOST_STORED", 2 * size)
+    cache(third, folder).prepare(paths)
+    assert [len(list((folder / encoder.fingerprint).iterdir())) for encoder in (first, second, third)] == [1, 0, 1]
+    assert first.seen == len(paths)
+
+
+def test_rows_larger_than_all_the_room_are_kept_for_this_run(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "_MOST_STORED", 1)
+    cache(Corner(), folder).prepare(paths)
+    again = Corner()
+    cache(again, folder).prepare(paths)
+    assert again.seen == 0
 
 
 def test_what_was_begun_is_what_is_given_and_each_file_is_loaded_once(paths: list[Path]) -> None:

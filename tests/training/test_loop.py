@@ -238,10 +238,10 @@ def test_a_gradient_that_is_no_number_is_a_step_not_taken_either(root: Path) -> 
 def test_running_out_of_memory_says_which_keys_to_change_and_what_that_saves(root: Path) -> None:
     loop = make_loop(tiny_recipe(root, "training.batch_size=4"))
 
-    def forward(batch: Any) -> Any:
+    def hidden_of_loss(batch: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    loop.model.forward = forward  # type: ignore[method-assign]
+    loop.model.hidden_of_loss = hidden_of_loss  # type: ignore[method-assign]
     with pytest.raises(OutOfMemoryError) as caught:
         run(loop)
     text = str(caught.value)

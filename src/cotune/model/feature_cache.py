@@ -24,6 +24,8 @@ from cotune.model.encoders import FeatureEncoder
 Load = Callable[[Path], Any]
 Advance = Callable[[int], None]
 _CHUNK = 64
+# Bytes of all stored rows together, of all encoders; the folder is the user's, and nobody looks into it.
+_MOST_STORED = 20 * 10**9
 
 
 def loader(encoder: FeatureEncoder) -> Load:
@@ -38,8 +40,9 @@ def loader(encoder: FeatureEncoder) -> Load:
 class FeatureCache:
     """Rows of trunk outputs by file; called with any pictures or sounds, it computes those it has not seen.
 
-    Stored under the encoder's fingerprint and the files' contents, so a changed file or encoder is computed again. An
-    encoder that learns as a whole has nothing to store: its input is made for every batch.
+    Stored under the encoder's fingerprint and the files' contents, so a changed file or encoder is computed again. Of
+    more than 20 GB in `folder`, what was not used for longest is deleted. An encoder that learns as a whole has nothing
+    to store: its input is made for every batch.
     """
 
     def __init__(self, encoder: FeatureEncoder, folder: Path | None, load: Load | None = None) -> None:
@@ -82,13 +85,15 @@ class FeatureCache:
     def _folder_rows(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
         stored = self._stored_file(paths)
         rows = _read(stored, len(paths))
-        if rows is not None:
+        if stored is not None and rows is not None:
+            _note_use(stored)
             if advance is not None:
                 advance(len(paths))
             return rows
         rows = self._compute(paths, advance)
         if stored is not None:
             self.not_stored = _write(stored, rows) or self.not_stored
+            make_room(stored.parent.parent, _MOST_STORED, stored)
         return rows
 
     def rows(self, paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -147,3 +152,29 @@ def _write(file: Path, rows: dict[str, Tensor]) -> str:
             temporary.unlink()
         return str(error)
     return ""
+
+
+def _note_use(file: Path) -> None:
+    """Make a file the last used: its time of change is what `make_room` goes by."""
+    with suppress(OSError):
+        os.utime(file)
+
+
+def make_room(folder: Path, most: int, newest: Path) -> None:
+    """Delete stored rows, those first that were not used for longest, until `folder` holds at most `most` bytes.
+
+    `newest` stays: it is in use. Another process may delete at the same time, or read: it computes again what is gone.
+    """
+    found = []
+    for file in folder.glob("*/*.safetensors"):
+        with suppress(OSError):
+            about = file.stat()
+            found.append((about.st_mtime, about.st_size, file))
+    held = sum(size for _, size, _ in found)
+    for _, size, file in sorted(found):
+        if held <= most:
+            return
+        if file != newest:
+            with suppress(OSError):
+                file.unlink()
+            held -= size

@@ -77,6 +77,16 @@ class MultimodalLM(nn.Module):
         """Where the language model lives."""
         return self.llm.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
+    @property
+    def output_is_frozen(self) -> bool:
+        """Whether nothing between the last hidden states and the logits learns."""
+        return not any(parameter.requires_grad for parameter in self.llm.get_output_embeddings().parameters())
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits a token has."""
+        return int(text_config(self.llm).vocab_size)
+
     def train(self, mode: bool = True) -> MultimodalLM:
         """Set the training mode; the frozen language model itself stays in evaluation mode."""
         super().train(mode)
@@ -110,9 +120,14 @@ class MultimodalLM(nn.Module):
         The output layer runs on the tokens that carry loss only: on whole sequences it costs a quarter of the step
         and most of its memory.
         """
+        hidden, targets = self.hidden_of_loss(batch)
+        return self.logits(hidden), targets
+
+    def hidden_of_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states [loss tokens, width] where tokens carry loss, and their targets, row by row."""
         hidden = self._hidden(self.embed(batch), batch)
         learned = batch.targets != IGNORED  # [batch, tokens]
-        return self.logits(hidden[learned]), batch.targets[learned]
+        return hidden[learned], batch.targets[learned]
 
     def _hidden(self, embeddings: Tensor, batch: Batch) -> Tensor:
         """Return the decoder's last hidden states [batch, tokens, width], each sample routed by its modality."""
@@ -135,10 +150,10 @@ class MultimodalLM(nn.Module):
         logits: Tensor = self.llm.get_output_embeddings()(hidden).float()
         config = text_config(self.llm)
         for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
-            logits = logits * float(getattr(config, name, None) or 1.0)
+            logits = _scaled(logits, float(getattr(config, name, None) or 1.0))
         scaling = float(getattr(config, "logits_scaling", None) or 1.0)
         # Granite divides by what HyperCLOVA X multiplies by.
-        logits = logits * scaling if config.model_type == "hyperclovax" else logits / scaling
+        logits = _scaled(logits, scaling if config.model_type == "hyperclovax" else 1 / scaling)
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -183,3 +198,8 @@ class MultimodalLM(nn.Module):
                 yield piece
         if piece := text.finish():  # a character that never was completed
             yield piece
+
+
+def _scaled(logits: Tensor, scale: float) -> Tensor:
+    """Return logits times a scale; untouched by a scale of 1, which would still copy the largest tensor of a step."""
+    return logits if scale == 1.0 else logits * scale

@@ -24,6 +24,7 @@ from cotune.model.checkpoint import saved_tensors
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.model.shapes import shapes_of
 from cotune.recipe import Recipe
+from cotune.training.chunked_loss import chunk_rows
 from cotune.training.dry_step import StepCount, count_step
 from cotune.training.memory import ComponentMemory, MemoryRange, memory_by_component, memory_range
 
@@ -160,7 +161,7 @@ def estimate(recipe: Recipe, *, tokens: int | None = None, answer_tokens: int | 
             sum(weights.values()),
             sum(part.gradients + part.optimizer for part in memory.values()),
             None if count is None else sum(part.activations or 0 for part in memory.values()),
-            None if count is None else _logits(model, count, assumed),
+            None if count is None else _logits(recipe, model, count, assumed),
         ),
         by_component=memory,
         operations=None if count is None else _operations(recipe, count, assumed),
@@ -213,10 +214,14 @@ def _llm_activations(recipe: Recipe, model: MultimodalLM, count: StepCount, assu
     return inputs * int(config.num_hidden_layers) + llm // int(config.num_hidden_layers)
 
 
-def _logits(model: MultimodalLM, count: StepCount, assumed: Assumed) -> int:
-    """Return what is kept of the logits, and their gradient in fp32 while the backward pass begins."""
+def _logits(recipe: Recipe, model: MultimodalLM, count: StepCount, assumed: Assumed) -> int:
+    """Return what is held of the logits at a time, and of their gradient in fp32; on a GPU, where a chunk is larger."""
     vocabulary: int = model.llm.get_output_embeddings().weight.shape[0]
-    return count.kept["logits"] + 4 * assumed.micro_batch_size * assumed.answer_tokens * vocabulary
+    tokens = assumed.micro_batch_size * assumed.answer_tokens
+    whole = count.kept["logits"] + 4 * tokens * vocabulary
+    if recipe.coordination.regularizer.weight or not model.output_is_frozen:
+        return whole
+    return round(whole * min(1.0, chunk_rows(vocabulary, on_gpu=True) / tokens))
 
 
 def _operations(recipe: Recipe, count: StepCount, assumed: Assumed) -> Operations:

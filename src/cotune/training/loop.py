@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace
+from cotune.training.chunked_loss import pass_loss
 from cotune.training.coordination import make_coordinator
 from cotune.training.gradients import sum_gradients
 from cotune.training.live import tuning_display
@@ -304,20 +305,18 @@ class TrainingLoop:
         processes that must run the layers as often as the others.
         """
         with self.precision.autocast():
-            logits, targets = self.model(batch)
-            self._reward(logits, batch, part)
-            loss = share * functional.cross_entropy(logits, targets, reduction="sum") / count
+            loss = share * pass_loss(self.model, batch, self._collector(batch, part)) / count
         if loss.requires_grad:  # a part may hold nothing that passes through what learns
             self.precision.backward(loss)
         return loss.item()
 
-    def _reward(self, logits: Tensor, batch: Batch, encoded: Sequence[Encoded]) -> None:
-        """Hand a part's predictions to the regulariser, where there is one; samples of all sources by one name."""
+    def _collector(self, batch: Batch, encoded: Sequence[Encoded]) -> Callable[[Tensor], None] | None:
+        """Return what hands a part's logits to the regulariser, if there is one; samples of all sources by one name."""
         if not encoded or not self.coordinator.collects:
-            return
-        of_samples = batch.samples_of_loss().to(logits.device)
+            return None
+        of_samples = batch.samples_of_loss()
         names = [f"{item.sample.origin} {item.sample.id}" for item in encoded]
-        self.coordinator.collect(Predictions(logits, None, of_samples), names)
+        return lambda logits: self.coordinator.collect(Predictions(logits, None, of_samples.to(logits.device)), names)
 
     def _books(self, encoded: Sequence[Encoded], padding: int, seconds: float) -> dict[str, Any]:
         tokens = sum(len(item) for item in encoded)
