@@ -48,9 +48,7 @@ def _course(record: RunRecord) -> Iterator[Finding]:
     elif record.state == "under way":
         yield Finding("note", f"The run is under way, {where}; a report made later says more.")
     if record.result.get("resumed"):
-        yield Finding(
-            "note", f"The run was resumed ({record.result['resumed']}x); the result is the same as without."
-        )
+        yield Finding("note", f"The run was resumed ({record.result['resumed']}x); the result is the same as without.")
     for change in record.result.get("changed_under_way") or ():
         told = "; ".join(change.get("changed", ()))
         yield Finding("warning", f"Changed under way, after step {change.get('after_step')}: {told}")
