@@ -92,6 +92,12 @@ class TextFormat(_Strict):
 _StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+# Keys that are known to be taken only while they change nothing.
+_NOT_DONE = frozenset(
+    "presence_penalty frequency_penalty logprobs logit_bias response_format modalities tools tool_choice store".split()
+)
+
+
 def _stop_kind(value: Any) -> str:
     return "as-text" if isinstance(value, str) else "as-list"
 
@@ -167,6 +173,8 @@ def read_request(body: bytes) -> ChatRequest:
 
 def _said(found: Any) -> str:
     """Return what is wrong with a value, in pydantic's words but where they would not help."""
+    if found["loc"] and found["loc"][0] in _NOT_DONE:
+        return "this server does not do that; leave it out"
     if found["type"] == "string_pattern_mismatch":  # the only pattern is that of a picture
         return "send the picture itself, as data:image/png;base64,... (or jpeg, webp, gif); nothing is fetched"
     text: str = found["msg"]
