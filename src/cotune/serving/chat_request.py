@@ -94,7 +94,17 @@ _StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 # Keys that are known to be taken only while they change nothing.
 _NOT_DONE = frozenset(
-    "presence_penalty frequency_penalty logprobs logit_bias response_format modalities tools tool_choice store".split()
+    [
+        "presence_penalty",
+        "frequency_penalty",
+        "logprobs",
+        "logit_bias",
+        "response_format",
+        "modalities",
+        "tools",
+        "tool_choice",
+        "store",
+    ]
 )
 
 
