@@ -30,7 +30,7 @@ from cotune.model.feature_cache import FeatureCache
 from cotune.progress import make_console, table
 from cotune.quickstart import ensure
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.catalogue import find_recipe
 from cotune.training.loop import TrainingLoop

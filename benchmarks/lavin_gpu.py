@@ -44,7 +44,7 @@ from cotune.data.too_long import TooLong
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import make_console, table
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.catalogue import find_recipe
 from cotune.training.estimate import estimate

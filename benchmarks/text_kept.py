@@ -19,7 +19,7 @@ from rich.console import Console
 from cotune.progress import table
 from cotune.quickstart import ensure
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.catalogue import find_recipe
 from cotune.training.run import train

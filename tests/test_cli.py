@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cotune import cli
-from cotune.recipe_reading import load_recipe
+from cotune.recipe.reading import load_recipe
 from tests.command_line import run
 from tests.tiny import tiny_recipe
 

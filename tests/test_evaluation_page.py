@@ -10,7 +10,7 @@ from cotune.commands import scoring
 from cotune.evaluation.answers_folder import AnswersFolder
 from cotune.evaluation.tasks import TASKS
 from cotune.plain_yaml import load_yaml
-from cotune.recipe_evaluation import Evaluation, ScoredTask
+from cotune.recipe.evaluation import Evaluation, ScoredTask
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*)$", PAGE, re.MULTILINE))

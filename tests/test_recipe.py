@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from cotune.errors import RecipeError
 from cotune.plain_yaml import load_yaml
 from cotune.recipe import Data, Recipe
-from cotune.recipe_reading import load_recipe, parse_recipe
+from cotune.recipe.reading import load_recipe, parse_recipe
 from cotune.training.catalogue import built_in
 
 MINIMAL: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 
 from cotune.errors import RecipeError, RunFolderError
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder, open_run
 
 

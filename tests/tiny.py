@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cotune.model.encoders.efficientnet import EfficientNetLite0
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from tests.model.encoders.tiny_encoders import RATE, noise, save_audio_model, save_vision_model
 
 COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 160, 60)}

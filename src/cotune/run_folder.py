@@ -11,7 +11,7 @@ from typing import Any
 
 from cotune.errors import RunFolderError
 from cotune.recipe import Recipe
-from cotune.recipe_reading import load_recipe
+from cotune.recipe.reading import load_recipe
 from cotune.whole_file import write_whole
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cotune.recipe import Recipe
-from cotune.recipe_reading import load_recipe
+from cotune.recipe.reading import load_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.estimate import estimate
 from cotune.training.run import prepare_training, train

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.training import quickstart
 from cotune.training.catalogue import find_recipe
 from tests.tiny import tiny_recipe

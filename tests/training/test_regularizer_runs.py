@@ -12,8 +12,8 @@ from torch.nn import functional
 from cotune.coordination.regularizer_settings import DECAYS, FORMS, REFERENCES, RegularizerSettings
 from cotune.coordination.report import DiagnosisSettings
 from cotune.errors import ModelError, RecipeError
-from cotune.recipe_coordination import Diagnosis, Regularizer
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.coordination import Diagnosis, Regularizer
+from cotune.recipe.reading import parse_recipe
 from cotune.trace import read_trace
 from cotune.training.coordination import check_coordination, diagnosis_settings, regularizer_settings
 from cotune.training.loop import TrainingLoop

@@ -13,7 +13,7 @@ from cotune.evaluation.answers_folder import AnswersFolder
 from cotune.evaluation.tasks import read_predictions
 from cotune.model.loading import load_tuned
 from cotune.model.multimodal_lm import MultimodalLM
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder, open_run
 from cotune.trace import read_trace
 from cotune.training.baselines import CHANGES, baseline_recipe, result_table, run_baselines

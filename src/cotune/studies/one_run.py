@@ -20,7 +20,7 @@ from rich.console import Console
 from cotune.errors import STOPPED, CotuneError, DivergedError
 from cotune.progress import make_console
 from cotune.recipe import Recipe
-from cotune.recipe_reading import load_recipe
+from cotune.recipe.reading import load_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.run import train
 from cotune.whole_file import write_whole

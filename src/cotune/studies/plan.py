@@ -13,7 +13,7 @@ from typing import Any
 
 from cotune.errors import StudyError
 from cotune.recipe import COMPONENT_MEDIUM, Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.studies.choices import CONSTANT, RuleChoice, Start, StudySettings
 from cotune.training.coordination import rule_of
 

@@ -12,7 +12,7 @@ from cotune.evaluation.tasks import TASKS
 from cotune.progress import table
 from cotune.ranks import is_main
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder
 from cotune.training.result import BASELINES, compared_scores
 from cotune.training.run import train

@@ -15,7 +15,7 @@ from cotune.evaluation.runner import unanswered
 from cotune.evaluation.tasks import TASKS, option_prefix, score
 from cotune.messages import Sample
 from cotune.recipe import Recipe
-from cotune.recipe_evaluation import ScoredTask
+from cotune.recipe.evaluation import ScoredTask
 from cotune.training.model_and_data import Prepared
 from cotune.training.prepare import Samples, check_encoders, media_paths, prepare_media, read_test
 from cotune.training.task_recipe import recipe_for

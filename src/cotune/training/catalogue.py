@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cotune.errors import RecipeError, nearest
 from cotune.recipe import Recipe
-from cotune.recipe_reading import load_recipe
+from cotune.recipe.reading import load_recipe
 
 
 def recipes_folder() -> Path:

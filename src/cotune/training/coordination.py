@@ -21,7 +21,7 @@ from cotune.coordination.schedules import PRODIGY, Rule, SelfTuning, rule_measur
 from cotune.errors import RecipeError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
-from cotune.recipe_coordination import Coordination
+from cotune.recipe.coordination import Coordination
 from cotune.training.processes import ALONE, Processes
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cotune.data.passes import Row, row_length
 from cotune.data.template import Encoded
 from cotune.recipe import Recipe, Training
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.training.estimate import Estimate, estimate
 from cotune.training.processes import Processes
 from cotune.training.shares import own_passes

@@ -15,7 +15,7 @@ from cotune.coordination.prodigy import ProdigyPerComponent
 from cotune.coordination.schedules import PRODIGY
 from cotune.errors import RecipeError
 from cotune.recipe import Training
-from cotune.recipe_coordination import Coordination
+from cotune.recipe.coordination import Coordination
 
 
 def make_optimizer(

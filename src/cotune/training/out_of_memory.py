@@ -11,7 +11,7 @@ import torch
 from cotune.data.template import Encoded
 from cotune.errors import CotuneError, OutOfMemoryError, first_line
 from cotune.recipe import Recipe
-from cotune.recipe_reading import parse_recipe
+from cotune.recipe.reading import parse_recipe
 from cotune.training.largest_pass import LargestPass, estimate_pass, largest_pass
 from cotune.training.processes import Processes
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from cotune.recipe_section import Part, Positive, ShareBelowOne
+from cotune.recipe.section import Part, Positive, ShareBelowOne
 
 _ITSELF = ("current", "now", "own", "self", "step")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cotune.recipe_section import Part
+from cotune.recipe.section import Part
 
 # What names a folder, of one word.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
