@@ -86,7 +86,7 @@ def expected_bytes(loop: TrainingLoop) -> dict[str, int]:
     frozen = [part for part in loop.model.llm.model.layers.parameters() if not part.requires_grad]
     parts = -(-loop.recipe.training.batch_size // loop.processes.size)
     parts = -(-parts // (loop.recipe.training.micro_batch_size or parts))
-    layers = sum(part.numel() * part.element_size() for part in frozen) if loop.sharded else 0
+    layers = sum(part.numel() * part.element_size() for part in frozen) if loop.passes.sharded else 0
     return {
         "sum": 4 * sum(part.numel() for part in learning) + 8 * (len(learning) + 2),
         "gather": 2 * parts * layers,

@@ -1,6 +1,6 @@
 """cotune's training step beside TRL's and a plain LLaVA's: loss tokens a second, peak memory, share of the machine.
 
-    python benchmarks/training_step.py              # about 20 minutes on two cores, once the peers are installed
+    python benchmarks/training_step.py              # 27 minutes on two cores and 12 for the ablation, once the peers are installed
     python benchmarks/training_step.py --quick      # a look: short samples, one round; 3 minutes
                                                     # Linux, about 16 GB of memory
 
@@ -131,7 +131,9 @@ class Running:
     def _answer(self) -> dict[str, float]:
         line = self._end(self.process.stdout).readline()
         if not line:
-            raise SystemExit(f"a contestant stopped:\n{self.log.read_text()[-3000:]}")
+            status = self.process.wait()
+            why = " (killed: most likely the machine ran out of memory)" if status == -9 else ""
+            raise SystemExit(f"a contestant stopped with status {status}{why}:\n{self.log.read_text()[-3000:]}")
         found: dict[str, float] = json.loads(line)
         return found
 
@@ -247,8 +249,8 @@ def show(title: str, summary: Mapping[str, Mapping[str, Any]], console: Console)
     console.print(table(title, heads, rows))
 
 
-def measure(benchmark: Benchmark, rounds: int, ablation_rounds: int) -> dict[str, Any]:
-    """Return everything the result says, and print it: rounds with the peers, then those of the ablation."""
+def measure_peers(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
+    """Return what the rounds with the peers say, and print it."""
     with_peers, operations = benchmark.run(PEERS, rounds, "Beside the peers")
     peers = summary_of(benchmark, with_peers, operations, PEERS)
     show(f"Beside the peers, {benchmark.precision}", peers, benchmark.console)
@@ -268,14 +270,17 @@ def measure(benchmark: Benchmark, rounds: int, ablation_rounds: int) -> dict[str
         "samples": benchmark.samples,
         "peers": peers,
     }
-    if ablation_rounds:
-        found, operations = benchmark.run(ABLATION, ablation_rounds, "Ablation")
-        result["ablation"] = summary_of(benchmark, found, operations, ABLATION)
-        result["ablation_rounds"] = found
-        show("cotune with one thing changed", result["ablation"], benchmark.console)
     result["rounds"] = with_peers
     result["matrix_peak"] = {name: statistics.median(found) for name, found in benchmark.peaks.items()}
     return result
+
+
+def measure_ablation(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
+    """Return what the rounds of the ablation say, and print it."""
+    found, operations = benchmark.run(ABLATION, rounds, "Ablation")
+    summary = summary_of(benchmark, found, operations, ABLATION)
+    show("cotune with one thing changed", summary, benchmark.console)
+    return {"ablation": summary, "ablation_rounds": found}
 
 
 def parse() -> argparse.Namespace:
@@ -299,11 +304,18 @@ def main() -> None:
     plan = Plan(8, 4, chosen.answer_share, shorter=4) if chosen.quick else Plan(32, 8, chosen.answer_share)
     rounds, ablation = (1, min(1, chosen.ablation_rounds)) if chosen.quick else (chosen.rounds, chosen.ablation_rounds)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Benchmark(plan, chosen.precision, python, Path(folder), console), rounds, ablation)
-    if chosen.quick:
-        return
-    chosen.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    console.print(f"{chosen.output} written")
+        benchmark = Benchmark(plan, chosen.precision, python, Path(folder), console)
+        result = measure_peers(benchmark, rounds)
+        keep(result, chosen, console)  # half an hour's work: the ablation may still run out of memory
+        if ablation:
+            keep(result | measure_ablation(benchmark, ablation), chosen, console)
+
+
+def keep(result: Mapping[str, Any], chosen: argparse.Namespace, console: Console) -> None:
+    """Write the result, unless this was only a look."""
+    if not chosen.quick:
+        chosen.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        console.print(f"{chosen.output} written")
 
 
 if __name__ == "__main__":

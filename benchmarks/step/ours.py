@@ -20,7 +20,7 @@ from cotune.data.collate import Batch
 from cotune.data.template import IGNORED
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.run_folder import RunFolder
-from cotune.training import loop as training_loop
+from cotune.training import model_passes
 from cotune.training.loop import TrainingLoop
 from cotune.training.prepare import make_batches
 from cotune.training.run import prepare_training
@@ -60,7 +60,7 @@ def make_loop(options: dict[str, Any], folder: Path) -> TrainingLoop:
     plan = Plan(**options["plan"])
     recipe = recipe_for(plan, Path(options["data"]), options["precision"], options["changes"])
     if options["loss"]:
-        training_loop.pass_loss = LOSSES[options["loss"]]
+        model_passes.pass_loss = LOSSES[options["loss"]]
     console = Console(quiet=True)
     prepared = prepare_training(recipe, console)
     batches = make_batches(recipe, prepared.samples, prepared.model)

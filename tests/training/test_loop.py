@@ -190,7 +190,7 @@ def test_a_loss_that_stays_no_number_ends_the_run_before_it_does_harm(root: Path
 def test_a_step_whose_loss_is_no_number_is_skipped_counted_and_its_samples_named(root: Path) -> None:
     recipe = tiny_recipe(root, "training.steps=8", "coordination.measure_every=2", "training.snapshot_every=3")
     loop = make_loop(recipe)
-    original = loop._loss_of, loop._backward
+    original = loop.passes.loss_of, loop.passes.backward
     bad: list[str] = []
 
     def backward(encoded: Sequence[Encoded]) -> tuple[float, int]:
@@ -203,7 +203,7 @@ def test_a_step_whose_loss_is_no_number_is_skipped_counted_and_its_samples_named
     def loss_of(item: Encoded) -> float:
         return float("nan") if item.sample.id == bad[-1] else original[0](item)
 
-    loop._backward, loop._loss_of = backward, loss_of  # type: ignore[method-assign]
+    loop.passes.backward, loop.passes.loss_of = backward, loss_of  # type: ignore[method-assign]
     run(loop)
     rows = list(read_trace(loop.run_folder.trace, "skipped"))
     assert [(row["step"], row["samples"]) for row in rows] == [(3, [bad[0]]), (5, [bad[1]])]
@@ -220,7 +220,7 @@ def test_asking_which_sample_is_to_blame_uses_up_no_random_number(root: Path) ->
     loop = make_loop(tiny_recipe(root, "model.llm.adapters.dropout=0.3"))
     loop.model.train()
     before = torch.get_rng_state()
-    loop._loss_of(next(loop.batches)[0])
+    loop.passes.loss_of(next(loop.batches)[0])
     assert torch.get_rng_state().equal(before)
 
 
@@ -313,7 +313,7 @@ def test_answers_of_different_lengths_weigh_by_their_tokens_however_the_batch_is
     for size in (2, 1):
         loop.recipe.training.micro_batch_size = size
         loop.optimizer.zero_grad()
-        value, _ = loop._backward([long, short])
+        value, _ = loop.passes.backward([long, short])
         gradients.append((value, [p.grad for part in loop.components.values() for p in part.trainable]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     for one, other in zip(gradients[0][1], gradients[1][1], strict=True):

@@ -142,7 +142,7 @@ def test_it_adds_the_same_however_a_batch_is_cut(root: Path, size: int) -> None:
         encoded = loop.stream.take(1)
         for _ in range(2):
             loop.optimizer.zero_grad()
-            loop._backward(encoded)
+            loop.passes.backward(encoded)
             loop.coordinator.before_step(1.0)
             with torch.no_grad():
                 generator = torch.Generator().manual_seed(0)
@@ -163,7 +163,7 @@ def test_it_moves_predictions_away_from_those_of_the_last_visit(root: Path) -> N
     before = _predict(loop, encoded)
     for _ in range(2):  # the second time there is something to compare with
         loop.optimizer.zero_grad()
-        loop._backward(encoded)
+        loop.passes.backward(encoded)
         task = [[value.grad.clone() for value in part.trainable] for part in loop.components.values()]
         loop.coordinator.before_step(1.0)
         with torch.no_grad():
@@ -276,7 +276,7 @@ def test_predictions_that_are_no_numbers_cost_a_measurement_and_not_the_run(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = regularized(root, "run", "coordination.measure_every=2")
-    predict = loop._predict
+    predict = loop.passes.predict
 
     def broken(batch: Any) -> Any:
         logits, targets, rows = predict(batch)

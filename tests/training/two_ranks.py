@@ -156,7 +156,7 @@ def faults(tiny: Path, here: Path, number: int) -> dict[str, Any]:
     """Return what a process sees when the loss of the second alone is no number, and that one alone is told to stop."""
     recipe = case_recipe(tiny, "replicated", here / "faults")
     _, loop = prepared_loop(recipe)
-    backward = loop._backward
+    backward = loop.passes.backward
 
     def broken(encoded: Any) -> tuple[float, int]:
         loss, padding = backward(encoded)
@@ -164,7 +164,7 @@ def faults(tiny: Path, here: Path, number: int) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGTERM)
         return (float("nan") if number and loop.step == 2 else loss), padding
 
-    loop._backward = broken  # type: ignore[method-assign]
+    loop.passes.backward = broken  # type: ignore[method-assign]
     error: InterruptedRunError | None = None
     with Trace(here / f"faults.{number}.jsonl") as trace:
         try:

@@ -10,30 +10,26 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from cotune.coordination.components import components
-from cotune.coordination.predictions import Predictions
 from cotune.data.batching import Batches
-from cotune.data.collate import Batch, MediaLoaders, collate_rows
-from cotune.data.passes import Row
+from cotune.data.collate import MediaLoaders
 from cotune.data.template import Encoded
 from cotune.errors import CheckpointError, OtherRankError, RunFolderError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace
-from cotune.training.chunked_loss import pass_loss
 from cotune.training.coordination import make_coordinator
 from cotune.training.gradients import sum_gradients
 from cotune.training.live import tuning_display
+from cotune.training.model_passes import ModelPasses
 from cotune.training.movement import CHECK_AFTER, Movement
 from cotune.training.optimizer import clip, gradient_norms, make_optimizer, rates_in_force, schedule_factor
 from cotune.training.out_of_memory import memory_advice
@@ -41,8 +37,7 @@ from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.precision import Precision
 from cotune.training.processes import ALONE, Processes
 from cotune.training.rank_state import go_on_from, random_states, start_equal
-from cotune.training.sharding import is_sharded
-from cotune.training.shares import make_stream, own_passes
+from cotune.training.shares import make_stream
 from cotune.training.skipping import SkippedSteps, is_broken, to_blame
 from cotune.training.snapshot import last_good, load_snapshot, newest_snapshot, pass_over_damaged, save_snapshot
 from cotune.training.stopping import StopRequest, asked_to_stop
@@ -50,7 +45,6 @@ from cotune.training.task_scoring import TaskScoring
 from cotune.training.validation import Evaluate
 
 _LOSS_WINDOW = 20
-_PROBE = 2
 PROBLEMS = ("steps skipped", "snapshots that could not be written")
 
 
@@ -88,12 +82,12 @@ class TrainingLoop:
     ) -> None:
         self.recipe, self.model, self.batches, self.loaders = recipe, model, batches, loaders
         self.run_folder, self.console, self.processes = run, console, processes
-        self.sharded = is_sharded(recipe, processes)
         self.precision = Precision(recipe.training.precision, model.device)
         start_equal(model, recipe.seed, processes)
         self.components = components(model, connector=recipe.coordination.connector)
         self.optimizer = make_optimizer(self.components, recipe.training, recipe.coordination)
         self.coordinator = make_coordinator(recipe, model, self.components, self.optimizer)
+        self.passes = ModelPasses(recipe, model, loaders, self.precision, self.coordinator, processes)
         self.stream = make_stream(recipe, batches, loaders, processes)
         self.movement = Movement(self.components, model)
         self.skipped = SkippedSteps(recipe.training.skipped_in_a_row)
@@ -185,7 +179,7 @@ class TrainingLoop:
         encoded = self.stream.take(self.recipe.training.steps - self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with memory_advice(self.recipe, encoded, self.processes):
-            value, padding = self._added_up(*self._backward(encoded))
+            value, padding = self._added_up(*self.passes.backward(encoded))
         row = self._overflow(value) or self._skip(encoded, value) or self._update(encoded, value)
         self.step = step
         if math.isfinite(value):
@@ -241,82 +235,19 @@ class TrainingLoop:
         self.precision.leave_out(self.optimizer)
         self.coordinator.leave_out()
         one_process = self.processes.size == 1
-        row = self.skipped.skip(loss, norms, to_blame(encoded, self._loss_of if one_process else None))
+        row = self.skipped.skip(loss, norms, to_blame(encoded, self.passes.loss_of if one_process else None))
         self.console.print(
             f"[yellow]Step {self.step + 1} is skipped: the loss is {loss:g}, or a gradient is no number "
             f"({self.skipped.in_a_row} in a row; {self.skipped.limit} end the run)[/]"
         )
         return row | {"event": "skipped"}
 
-    def _loss_of(self, item: Encoded) -> float:
-        """Return the loss of one sample by itself, in nats; no gradient, and no random number is used up."""
-        batch = self._collated([[item]])
-        devices = [batch.tokens.device] if batch.tokens.is_cuda else []
-        with torch.no_grad(), self.precision.autocast(), torch.random.fork_rng(devices):
-            logits, targets = self.model(batch)
-            return functional.cross_entropy(logits, targets, reduction="sum").item()
-
     def _measure(self, encoded: Sequence[Encoded], loss: float) -> dict[str, Any] | None:
         """Let the coordinator measure the step on a part of its batch, when it is time to."""
         if not self.coordinator.due:
             return self.coordinator.after_step(loss=loss)
         with self.precision.autocast():
-            return self.coordinator.after_step(self._predict, self._probes(encoded), loss=loss)
-
-    def _probes(self, encoded: Sequence[Encoded]) -> list[Batch]:
-        """Return this process's part of the probe: the first samples of the batch, none for some where they are few."""
-        size = self.recipe.coordination.probe or _PROBE
-        if self.sharded:  # all processes run the layers equally often
-            size = max(size, self.processes.size)
-        own = self.processes.share(encoded[:size])
-        return [self._collated([[sample] for sample in own])] if own else []
-
-    def _collated(self, rows: Sequence[Row]) -> Batch:
-        return collate_rows(rows, self.model.template.filler, self.loaders).to(self.model.device)
-
-    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, targets and the sample of every token of a batch that carries loss."""
-        logits, targets = self.model(batch)
-        return logits, targets, batch.samples_of_loss()
-
-    def _backward(self, encoded: Sequence[Encoded]) -> tuple[float, int]:
-        """Add the gradient of this process's share of a batch's mean loss; return that share and its padding.
-
-        The mean is over the tokens that carry loss in the whole batch, so the gradient is the same however the batch
-        is cut into processes and micro-batches.
-        """
-        count = sum(item.answer_tokens for item in encoded)
-        passes, most = own_passes(encoded, self.recipe.training, self.processes)
-        value, padding = 0.0, 0
-        for rows in passes:
-            batch = self._collated(rows)
-            padding += batch.tokens.numel() - sum(batch.lengths)
-            value += self._backward_one(batch, count, [sample for row in rows for sample in row])
-        if self.sharded:
-            again = passes[-1] if passes else [[encoded[0]]]
-            for _ in range(most - len(passes)):
-                self._backward_one(self._collated(again), count, [], share=0.0)
-        return value, padding
-
-    def _backward_one(self, batch: Batch, count: int, part: Sequence[Encoded], *, share: float = 1.0) -> float:
-        """Add the gradient of a micro-batch's summed loss over `count` tokens, times `share`, and return that loss.
-
-        `part` are its samples, by which the regulariser knows them again. A share of 0 does the work for nothing: for
-        processes that must run the layers as often as the others.
-        """
-        with self.precision.autocast():
-            loss = share * pass_loss(self.model, batch, self._collector(batch, part)) / count
-        if loss.requires_grad:  # a part may hold nothing that passes through what learns
-            self.precision.backward(loss)
-        return loss.item()
-
-    def _collector(self, batch: Batch, encoded: Sequence[Encoded]) -> Callable[[Tensor], None] | None:
-        """Return what hands a part's logits to the regulariser, if there is one; samples of all sources by one name."""
-        if not encoded or not self.coordinator.collects:
-            return None
-        of_samples = batch.samples_of_loss()
-        names = [f"{item.sample.origin} {item.sample.id}" for item in encoded]
-        return lambda logits: self.coordinator.collect(Predictions(logits, None, of_samples.to(logits.device)), names)
+            return self.coordinator.after_step(self.passes.predict, self.passes.probes(encoded), loss=loss)
 
     def _books(self, encoded: Sequence[Encoded], padding: int, seconds: float) -> dict[str, Any]:
         tokens = sum(len(item) for item in encoded)
