@@ -216,6 +216,7 @@ def main() -> None:
     if options.quick:
         return
     about = {
+        "benchmark": "serving",
         "date": datetime.date.today().isoformat(),
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
