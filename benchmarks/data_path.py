@@ -96,7 +96,7 @@ class WatchedLoop(TrainingLoop):
     def watch(self) -> None:
         """Begin to count."""
         self.stream.take = self._counted(self.stream.take)  # type: ignore[method-assign]
-        self._collated = self._counted(self._collated)  # type: ignore[method-assign]
+        self.passes.collated = self._counted(self.passes.collated)  # type: ignore[method-assign]
 
     def _counted(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:

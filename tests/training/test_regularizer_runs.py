@@ -282,7 +282,7 @@ def test_predictions_that_are_no_numbers_cost_a_measurement_and_not_the_run(
         logits, targets, rows = predict(batch)
         return (logits * float("nan") if loop.coordinator.step == 4 else logits), targets, rows
 
-    monkeypatch.setattr(loop, "_predict", broken)
+    monkeypatch.setattr(loop.passes, "predict", broken)
     run(loop)
     summary = loop.coordinator.summary()
     assert (summary["measurements"], summary["rejected"]) == (4, 1)

@@ -50,13 +50,13 @@ class ModelPasses:
         passes, most = own_passes(encoded, self.recipe.training, self.processes)
         value, padding = 0.0, 0
         for rows in passes:
-            batch = self._collated(rows)
+            batch = self.collated(rows)
             padding += batch.tokens.numel() - sum(batch.lengths)
             value += self._backward_one(batch, count, [sample for row in rows for sample in row])
         if self.sharded:
             again = passes[-1] if passes else [[encoded[0]]]
             for _ in range(most - len(passes)):
-                self._backward_one(self._collated(again), count, [], share=0.0)
+                self._backward_one(self.collated(again), count, [], share=0.0)
         return value, padding
 
     def _backward_one(self, batch: Batch, count: int, part: Sequence[Encoded], *, share: float = 1.0) -> float:
@@ -81,7 +81,7 @@ class ModelPasses:
 
     def loss_of(self, item: Encoded) -> float:
         """Return the loss of one sample by itself, in nats; no gradient, and no random number is used up."""
-        batch = self._collated([[item]])
+        batch = self.collated([[item]])
         devices = [batch.tokens.device] if batch.tokens.is_cuda else []
         with torch.no_grad(), self.precision.autocast(), torch.random.fork_rng(devices):
             logits, targets = self.model(batch)
@@ -93,12 +93,13 @@ class ModelPasses:
         if self.sharded:  # all processes run the layers equally often
             size = max(size, self.processes.size)
         own = self.processes.share(encoded[:size])
-        return [self._collated([[sample] for sample in own])] if own else []
+        return [self.collated([[sample] for sample in own])] if own else []
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, targets and the sample of every token of a batch that carries loss."""
         logits, targets = self.model(batch)
         return logits, targets, batch.samples_of_loss()
 
-    def _collated(self, rows: Sequence[Row]) -> Batch:
+    def collated(self, rows: Sequence[Row]) -> Batch:
+        """Return rows as one batch on the model's device."""
         return collate_rows(rows, self.model.template.filler, self.loaders).to(self.model.device)
