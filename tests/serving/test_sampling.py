@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TopPLogitsWarper
 
@@ -41,6 +41,7 @@ def test_tokens_come_as_often_as_they_are_likely(temperature: float, top_p: floa
     temperature=st.floats(0, 2),
     seed=st.integers(-(2**63), 2**63 - 1),
 )
+@example(logits=[-1e-12, 0.0], top_p=0.0, temperature=1.0, seed=0)  # equally likely as far as 32 bits can tell
 def test_a_draw_is_a_token_the_same_for_the_same_seed_and_the_likeliest_without_chance(
     logits: list[float], top_p: float, temperature: float, seed: int
 ) -> None:

@@ -47,10 +47,12 @@ class Sampler:
         Kept are the fewest likeliest tokens that together have `top_p` (nucleus sampling, Holtzman et al. 2020, arXiv
         1904.09751), never none.
         """
-        weights = ((logits - logits.max()) / self.settings.temperature).softmax(-1).cpu()
-        order = None
+        logits, order = logits.cpu(), None
         if self.settings.top_p < 1.0:
-            weights, order = weights.sort(descending=True)
+            # By the logits: two of them may differ by less than their probabilities can tell.
+            logits, order = logits.sort(descending=True)
+        weights = ((logits - logits.max()) / self.settings.temperature).softmax(-1)
+        if order is not None:
             kept = max(1, int((weights.cumsum(-1) - weights < self.settings.top_p).sum()))
             weights = weights[:kept]
         cumulated = weights.double().cumsum(-1)
