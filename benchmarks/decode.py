@@ -37,7 +37,8 @@ def models(recipe: Recipe) -> dict[str, MultimodalLM]:
     generator = torch.Generator().manual_seed(0)
     for parameter in routed.adapters.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator).mul(0.02).to(parameter)
-    plain = {FOLDED: fold(routed.llm, IMAGE, routed.adapters), BASE: load_llm(recipe.model.llm).to(routed.device)}
+    base = load_llm(recipe.model.llm, routed.device).to(routed.device)
+    plain = {FOLDED: fold(routed.llm, IMAGE, routed.adapters), BASE: base}
     found = {ROUTED: routed} | {name: MultimodalLM(llm, routed.template).eval() for name, llm in plain.items()}
     routed.template.stop_ids.clear()
     return found

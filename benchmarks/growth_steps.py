@@ -20,6 +20,7 @@ from cotune.data.collate import Batch, Features
 from cotune.data.template import IGNORED
 from cotune.messages import IMAGE
 from cotune.model.connector import Connector
+from cotune.model.cpu_attention import attend_on_cpu
 from cotune.model.encoders.feature_encoder import FeatureEncoder, Trunk
 from cotune.model.multimodal_lm import MultimodalLM
 
@@ -87,6 +88,7 @@ class Step:
             max_position_embeddings=4096,
         )
         llm = LlamaForCausalLM(config).eval()
+        attend_on_cpu(llm)
         names = [f"modality {number}" for number in range(shape.modalities)]
         adapters = attach(llm, MMAdapterConfig(rank=RANK, text="trained"), names)
         encoder = Given()
@@ -115,9 +117,10 @@ class Step:
         The fused kernel of CPUs is not counted, so what attention takes is counted on the plain one.
         """
         without = self._counted()
+        used = self.model.llm.config._attn_implementation
         self.model.llm.set_attn_implementation("eager")
         both = self._counted()
-        self.model.llm.set_attn_implementation("sdpa")
+        self.model.llm.set_attn_implementation(used)
         return without + (both - without) / 2
 
     def _counted(self) -> int:

@@ -10,8 +10,8 @@ its own that is told to run a round, all samples once; rounds go round among the
 slows down slows all. A first round of each is not counted. Results are medians; ratios are taken within a round.
 
 - `cotune`: the quickstart's recipe (adapters in the language model and in the last stage of EfficientNet, connector)
-  with packed rows of 1024 tokens, all rows of a batch in one pass. Text samples learn too. The balance is not measured:
-  what that costs is `coordination_overhead.py`'s.
+  in passes of two samples of like length. Text samples learn too. The balance is not measured: what that costs is
+  `coordination_overhead.py`'s.
 - `trl`: `SFTTrainer` with PEFT's LoRA, rank 8 on queries and values, loss on the same tokens. It takes pictures only
   with a processor of a known family of models, which this pair of models has not; so it gets text alone: the picture's
   tokens are four words more, and it is spared encoder and connector. Gradient checkpointing, its default, is off here:
@@ -23,8 +23,9 @@ slows down slows all. A first round of each is not counted. Results are medians;
 Memory is the process's peak resident memory over what it held before its first step. The share of the machine's peak is
 the counted operations of cotune's round (padding included) over its time, against a large product by `torch.mm` between
 the rounds, on as many threads; the JSON also has the peak of oneDNN's own product, which may be higher in fp32. The
-ablation is a second run of rounds: each row is cotune with one thing changed. The first keys of the result are against
-`trl`.
+ablation is more runs of rounds, three changes at a time beside the reference: each row is cotune with one thing
+changed. Operations are counted as they run, also those by which attention makes its scores again. The first keys of the
+result are against `trl`.
 """
 
 from __future__ import annotations
@@ -70,19 +71,22 @@ Rounds = dict[str, list[dict[str, float]]]
 class Contestant:
     """Who runs rounds: cotune with changes to its recipe, its precision or its loss, or a peer with its arguments.
 
-    A peer's are its trainer's, and `rows`: how many run through the model at once.
+    A peer's are its trainer's, and `rows`: how many run through the model at once. `attention` is another one than
+    cotune's own, by transformers' name.
     """
 
     kind: str = "cotune"
     changes: Sequence[str] = ()
     loss: str = ""
     precision: str = ""
+    attention: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-PACKED = "training.pack_tokens=1024"
+PASSES = "training.micro_batch_size=2"
+PACKED, ROW_BY_ROW = "training.pack_tokens=1024", "training.micro_batch_size=1"
 PEERS = {
-    REFERENCE: Contestant(changes=[PACKED]),
+    REFERENCE: Contestant(changes=[PASSES]),
     "trl": Contestant("trl", arguments={"gradient_checkpointing": False}),
     "trl, grouped": Contestant(
         "trl", arguments={"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
@@ -92,17 +96,21 @@ PEERS = {
     "llava": Contestant("llava"),
 }
 ABLATION = {
-    REFERENCE: Contestant(changes=[PACKED]),
-    "length groups": Contestant(),
-    "as drawn": Contestant(changes=["training.length_pool=1"]),
-    "passes of 1 row": Contestant(changes=[PACKED, "training.micro_batch_size=1"]),
-    "logits everywhere": Contestant(changes=[PACKED], loss="everywhere"),
-    "logits at once": Contestant(changes=[PACKED], loss="at-once"),
-    "checkpointed": Contestant(changes=[PACKED, "training.gradient_checkpointing=true"]),
-    "soft, table": Contestant(changes=[PACKED, SOFT]),
-    "soft, inline": Contestant(changes=[PACKED, SOFT, "model.llm.routing.weights=inline"]),
-    "other precision": Contestant(changes=[PACKED], precision="other"),
+    "one pass": Contestant(),
+    "as drawn": Contestant(changes=[PASSES, "training.length_pool=1"]),
+    "packed, passes of 1 row": Contestant(changes=[PACKED, ROW_BY_ROW]),
+    "packed, one pass": Contestant(changes=[PACKED]),
+    "PyTorch's attention": Contestant(changes=[PASSES], attention="sdpa"),
+    "packed, PyTorch's attention": Contestant(changes=[PACKED, ROW_BY_ROW], attention="sdpa"),
+    "logits everywhere": Contestant(changes=[PASSES], loss="everywhere"),
+    "logits at once": Contestant(changes=[PASSES], loss="at-once"),
+    "checkpointed": Contestant(changes=[PASSES, "training.gradient_checkpointing=true"]),
+    "soft, table": Contestant(changes=[PASSES, SOFT]),
+    "soft, inline": Contestant(changes=[PASSES, SOFT, "model.llm.routing.weights=inline"]),
+    "other precision": Contestant(changes=[PASSES], precision="other"),
 }
+# The ablation's contestants that are in memory together, beside the reference.
+AT_ONCE = 3
 OTHER = {"fp32": "bf16", "bf16": "fp32"}
 
 
@@ -175,6 +183,7 @@ class Benchmark:
             "precision": self.precision_of(contestant),
             "changes": list(contestant.changes),
             "loss": contestant.loss,
+            "attention": contestant.attention,
             "arguments": dict(contestant.arguments),
         }
         script = STEP / ("ours.py" if ours else "peers.py")
@@ -277,8 +286,18 @@ def measure_peers(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
 
 def measure_ablation(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
     """Return what the rounds of the ablation say, and print it."""
-    found, operations = benchmark.run(ABLATION, rounds, "Ablation")
-    summary = summary_of(benchmark, found, operations, ABLATION)
+    summary: dict[str, Any] = {}
+    found: dict[str, Rounds] = {}
+    names = list(ABLATION)
+    for start in range(0, len(names), AT_ONCE):
+        group = {REFERENCE: PEERS[REFERENCE]} | {name: ABLATION[name] for name in names[start : start + AT_ONCE]}
+        title = f"Ablation {start // AT_ONCE + 1} of {-(-len(names) // AT_ONCE)}"
+        found[title], operations = benchmark.run(group, rounds, title)
+        summary |= {
+            name: row
+            for name, row in summary_of(benchmark, found[title], operations, group).items()
+            if name not in summary
+        }
     show("cotune with one thing changed", summary, benchmark.console)
     return {"ablation": summary, "ablation_rounds": found}
 

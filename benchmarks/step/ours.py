@@ -63,6 +63,8 @@ def make_loop(options: dict[str, Any], folder: Path) -> TrainingLoop:
         model_passes.pass_loss = LOSSES[options["loss"]]
     console = Console(quiet=True)
     prepared = prepare_training(recipe, console)
+    if options["attention"]:
+        prepared.model.llm.set_attn_implementation(options["attention"])
     batches = make_batches(recipe, prepared.samples, prepared.model)
     return TrainingLoop(recipe, prepared.model, batches, prepared.loaders, RunFolder(folder), console)
 

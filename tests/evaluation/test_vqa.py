@@ -84,7 +84,7 @@ def naive(answer):
 
 pieces = st.lists(
     st.sampled_from(
-        [*MARKS, ".", "...", " ", "  ", "one", "None", "ten", "The", "a", "dont", "Isnt", "red", "1,000", "7"]
+        [*MARKS, ".", "...", " ", "  ", "one", "None", "ten", "The", "a", "dont", "Isnt", "green", "1,000", "7"]
     ),
     max_size=8,
 ).map("".join)

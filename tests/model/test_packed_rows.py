@@ -19,6 +19,7 @@ from cotune.data.passes import pack
 from cotune.data.template import IGNORED, Encoded
 from cotune.errors import ModelError
 from cotune.messages import IMAGE, Image, Message, Sample, Text
+from cotune.model.cpu_attention import IMPLEMENTATION, attend_on_cpu
 from cotune.model.multimodal_lm import MultimodalLM
 from tests.decoders import WIDTH, random_tokens, randomize, tiny_decoder
 
@@ -64,7 +65,10 @@ BATCH = [
 
 def joined(family: str, tune: str, attention: str) -> MultimodalLM:
     llm = tiny_decoder(family)
-    llm.set_attn_implementation(attention)
+    if attention == IMPLEMENTATION:
+        attend_on_cpu(llm)
+    else:
+        llm.set_attn_implementation(attention)
     adapters = None
     if tune == "full":
         llm.requires_grad_(True)
@@ -89,7 +93,7 @@ def loss_and_gradients(model: MultimodalLM, rows: list[list[Encoded]]) -> tuple[
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", IMPLEMENTATION])
 @pytest.mark.parametrize("tune", ["hard", "soft", "soft-inline", "full"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_packed_and_unpacked_give_the_same_loss_and_gradients(family: str, tune: str, attention: str) -> None:

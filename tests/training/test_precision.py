@@ -67,8 +67,9 @@ def test_steps_that_run_over_in_fp16_are_counted_change_nothing_and_lower_the_sc
     assert again.costs.overflows == 6
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_sixteen_bits_learn_nearly_what_thirty_two_do(root: Path, precision: str) -> None:
+# fp16 leaves out first steps, whose scaled gradients run over, and lags behind by so many.
+@pytest.mark.parametrize(("precision", "nearly"), [("bf16", 0.02), ("fp16", 0.1)])
+def test_sixteen_bits_learn_nearly_what_thirty_two_do(root: Path, precision: str, nearly: float) -> None:
     # The tiny encoder's gradients are next to nothing, and Adam makes full steps of their rounding.
     more = ("components.vision.tune=frozen", "training.steps=20")
     losses = []
@@ -76,5 +77,5 @@ def test_sixteen_bits_learn_nearly_what_thirty_two_do(root: Path, precision: str
         loop = make_loop(tiny_recipe(root, f"training.precision={name}", *more, f"output={root}/{name}"))
         run(loop)
         losses.append([row["loss"] for row in read_trace(loop.run_folder.trace, "step")])
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] == pytest.approx(losses[0], rel=nearly)
     assert losses[1] != losses[0]

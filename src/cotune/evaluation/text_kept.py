@@ -72,8 +72,8 @@ def measure_text_kept(folder: RunFolder, text: str, questions: Sequence[Question
     """
     run, recipe = open_run(folder.path)
     with console.status("Loading"):
-        tuned, base = load_tuned(recipe, run.adapter), load_llm(recipe.model.llm)
-        base = base.to(tuned.device)
+        tuned = load_tuned(recipe, run.adapter)
+        base = load_llm(recipe.model.llm, tuned.device).to(tuned.device)
     with console.status("Reading the text"):
         loss = text_loss(base, tuned, text)
     if not questions:

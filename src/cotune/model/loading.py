@@ -14,6 +14,7 @@ from cotune.errors import ModelError, first_line
 from cotune.messages import IMAGE
 from cotune.model.checkpoint import check_settings, load_checkpoint
 from cotune.model.connector import Connector
+from cotune.model.cpu_attention import attend_on_cpu
 from cotune.model.encoders import FeatureEncoder, load_encoder
 from cotune.model.fitting import fitting_settings
 from cotune.model.multimodal_lm import MultimodalLM
@@ -31,9 +32,10 @@ def build_model(recipe: Recipe, device: torch.device | None = None) -> Multimoda
         AssetError: when a quickstart package cannot be fetched.
     """
     torch.manual_seed(recipe.seed)
+    device = device or default_device()
     # First, because they are small: a wrong tap is then found before the language model is read.
     encoders = _encoders(recipe)
-    llm = load_llm(recipe.model.llm)
+    llm = load_llm(recipe.model.llm, device)
     tokenizer = load_tokenizer(recipe.model.llm)
     connectors = {medium: make_connector(recipe, llm, encoder) for medium, encoder in encoders.items()}
     adapters = tune_language_model(recipe, llm)
@@ -44,7 +46,12 @@ def build_model(recipe: Recipe, device: torch.device | None = None) -> Multimoda
     model.off_by_one_positions = recipe.model.legacy.decode_positions == "off-by-one"
     if recipe.training.gradient_checkpointing:
         model.checkpoint_gradients()
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.to(device)
+
+
+def default_device() -> torch.device:
+    """Return where a model goes that is not told where: the GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tuned(recipe: Recipe, adapter: Path) -> MultimodalLM:
@@ -60,8 +67,12 @@ def load_tuned(recipe: Recipe, adapter: Path) -> MultimodalLM:
     return model.eval()
 
 
-def load_llm(settings: LanguageModel) -> Any:
-    """Return the frozen language model in evaluation mode, in the recipe's precision."""
+def load_llm(settings: LanguageModel, device: torch.device | None = None) -> Any:
+    """Return the frozen language model in evaluation mode, in the recipe's precision, not yet moved anywhere.
+
+    On a CPU it attends by `cpu_attention`. Models that are compared must be loaded for the same device: kernels round
+    in different ways.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -71,6 +82,8 @@ def load_llm(settings: LanguageModel) -> Any:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **quantization(settings.quantize, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
+    if (device or default_device()).type == "cpu":
+        attend_on_cpu(llm)
     return llm.requires_grad_(False).eval()
 
 

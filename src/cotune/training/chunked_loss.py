@@ -63,12 +63,13 @@ class _SummedLoss(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             chunk = hidden[start : start + rows].detach().requires_grad_(learns)  # [rows, width]
             with torch.set_grad_enabled(learns):
-                loss = functional.cross_entropy(logits_of(chunk), targets[start : start + rows], reduction="sum")
+                logits = logits_of(chunk)  # [rows, vocabulary]
+            loss, of_logits = _loss_and_gradient(logits.detach(), targets[start : start + rows])
             if gradient is not None:
-                loss.backward()  # type: ignore[no-untyped-call]  # not `grad`, under which counters of operations fail
+                logits.backward(of_logits)  # type: ignore[no-untyped-call]  # not `grad`: counters of operations fail
                 assert chunk.grad is not None
                 gradient[start : start + rows] = chunk.grad
-            total += loss.detach()
+            total += loss
         context.save_for_backward(*([] if gradient is None else [gradient]))
         return total
 
@@ -76,3 +77,15 @@ class _SummedLoss(torch.autograd.Function):
     def backward(context: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = context.saved_tensors
         return gradient * outer[0].to(gradient.dtype), None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of logits [rows, vocabulary] and its gradient on them, softmax minus target.
+
+    By hand it takes half the time of autograd's, whose gradient begins with a tensor of zeros as large as the logits.
+    """
+    logarithms = logits.log_softmax(-1)
+    targets = targets.unsqueeze(1)  # [rows, 1]
+    loss = -logarithms.gather(1, targets).sum()
+    ones = torch.ones_like(targets, dtype=logits.dtype)
+    return loss, logarithms.exp_().scatter_add_(1, targets, -ones)

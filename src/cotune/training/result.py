@@ -126,7 +126,7 @@ def _text_kept(prepared: Prepared, console: Console) -> dict[str, Any]:
 
 def _base(prepared: Prepared) -> Any:
     """Return the untouched language model, sharded where the tuned one is."""
-    base = load_llm(prepared.recipe.model.llm)
+    base = load_llm(prepared.recipe.model.llm, prepared.model.device)
     if is_sharded(prepared.recipe, prepared.processes):
         shard_layers(base, prepared.processes)
     return base.to(prepared.model.device)
