@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from cotune.coordination.agreement import on_all_ranks
 from cotune.coordination.components import components
@@ -20,6 +20,7 @@ from cotune.coordination.meter import BalanceMeter
 from cotune.coordination.schedules import make_rule
 from cotune.errors import OneRankError
 from tests.coordination.toy import forward_of, toy, toy_batch
+from tests.run_ranks import run_ranks
 
 RANKS, SECONDS, STEPS = 2, 20, 6
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ def rank(number: int, folder: str) -> None:
 
 
 def test_a_measurement_that_fails_on_one_rank_is_left_out_by_all(tmp_path: Path) -> None:
-    multiprocessing.spawn(rank, args=(str(tmp_path),), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    run_ranks(rank, str(tmp_path), count=RANKS)
     first, second = (json.loads((tmp_path / f"{number}.json").read_text(encoding="utf-8")) for number in range(RANKS))
     for name in ("multipliers", "rejected", "measured", "rule", "weights"):
         assert first[name] == second[name], name

@@ -24,6 +24,7 @@ from cotune.errors import BalanceError, CheckpointError, ModelError
 from tests.coordination.multimodal import llava_batch
 from tests.coordination.toy import naive_mean
 from tests.coordination.trainers import dataset, rows, same_weights, settings, tiny_llava, train
+from tests.run_ranks import run_ranks
 from tests.tiny import save_tokenizer
 
 SIDES = {"vision": "features", "connector": "features", "llm": "language"}
@@ -365,7 +366,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         (folder / "port").write_text(str(free.getsockname()[1]), encoding="utf-8")
-    torch.multiprocessing.spawn(rank, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(rank, str(folder))
     return folder, [json.loads((folder / f"{number}.json").read_text(encoding="utf-8")) for number in (0, 1)]
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 from cotune.coordination.components import components
 from cotune.coordination.fisher import FisherEstimate
 from cotune.coordination.meter import BalanceMeter
 from tests.coordination.toy import Batch, Toy, forward_of, toy, toy_batch
+from tests.run_ranks import run_ranks
 
 RANKS = 2
 # One rank with five samples, the other with one: a mean of ratios would show.
@@ -65,7 +66,7 @@ def rank(number: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(rank, args=(str(folder),), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    run_ranks(rank, str(folder), count=RANKS)
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(RANKS)]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cotune.coordination.regularizer import Regularizer
 from cotune.coordination.regularizer_settings import RegularizerSettings
 from tests.coordination.two_sides import VOCABULARY, Batch, TwoSides, gradients
+from tests.run_ranks import run_ranks
 
 SAMPLES = (2, 3, 1, 2)
 STEPS = 3
@@ -40,7 +41,7 @@ def one_rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_with_unequal_parts_of_a_batch_make_the_gradients_of_the_whole(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(one_rank, str(tmp_path))
     model = TwoSides()
     expected = train(model, model, Batch(*SAMPLES), 1.0)
     for rank in range(2):

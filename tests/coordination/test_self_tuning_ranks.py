@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from cotune.coordination.schedules import make_rule
+from tests.run_ranks import run_ranks
 
 STEPS, RANKS = 40, 2
 CURVATURE = torch.tensor([1.0, 4.0, 0.5, 20.0], dtype=torch.float64)
@@ -108,7 +109,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_find_the_same_multipliers_as_one(tmp_path: Path) -> None:  # T9
-    multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=RANKS)
+    run_ranks(worker, str(tmp_path), count=RANKS)
     found = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(RANKS)]
     assert found[0] == found[1]  # to the last bit, or the ranks would drift apart
     whole = whole_batches()

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import multiprocessing
 
 from cotune.data.template import Encoded
 from cotune.recipe import Training
 from cotune.training.processes import ALONE, Processes
 from cotune.training.shares import own_passes
 from tests.data.encoded import names, pools
+from tests.run_ranks import run_ranks
 from tests.tiny import tiny_recipe
 from tests.training.two_ranks import CASES, RANKS, case_recipe, one_rank, prepared_loop, run_case
 
@@ -35,7 +35,7 @@ def both(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COTUNE_CACHE", str(folder / "cache"))
         case_recipe(tiny, "replicated", folder)  # its text file is written once
-        multiprocessing.spawn(one_rank, args=(str(tiny), str(folder)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+        run_ranks(one_rank, str(tiny), str(folder), count=RANKS)
     return folder, [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(RANKS)]
 
 

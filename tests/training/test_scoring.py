@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from cotune.errors import DataError, ModelError, RunFolderError
 from cotune.evaluation.tasks import read_predictions
@@ -19,6 +19,7 @@ from cotune.run_folder import RunFolder
 from cotune.training.run import train
 from cotune.training.scoring import Wanted, evaluate_run
 from tests.command_line import run
+from tests.run_ranks import run_ranks
 from tests.tiny import tiny_recipe
 from tests.training.two_ranks import RANKS, join
 
@@ -213,7 +214,7 @@ def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, mo
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     lines = (tmp_path / "one" / "predictions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "two" / "predictions.jsonl").write_text(lines[3])
-    multiprocessing.spawn(one_rank, args=(str(trained), str(tmp_path)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    run_ranks(one_rank, str(trained), str(tmp_path), count=RANKS)
     assert evaluation(tmp_path / "two")["scores"] == one and evaluation(tmp_path / "two")["processes"] == RANKS
     assert (tmp_path / "two" / "predictions.jsonl").read_text() == "".join(lines)
     assert not list((tmp_path / "two").glob("*rank*"))

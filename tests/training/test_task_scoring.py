@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from cotune.errors import RecipeError
 from cotune.evaluation.answers_folder import AnswersFolder
@@ -27,6 +27,7 @@ from cotune.training.run import prepare_training, train
 from cotune.training.stopping import TerminatedRunError
 from cotune.training.trackers import numbers
 from cotune.training.undisturbed import undisturbed
+from tests.run_ranks import run_ranks
 from tests.tiny import tiny_recipe
 from tests.training.test_resume import timeless
 from tests.training.test_scoring import science
@@ -198,7 +199,7 @@ def test_two_processes_score_the_answers_of_one(root: Path, tmp_path: Path, monk
     """Dropout draws other numbers on two processes: the adapters are compared by their own answers, given by one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with_tasks(root)  # its data are made here, not by both at once
-    multiprocessing.spawn(one_rank, args=(str(root), str(tmp_path)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    run_ranks(one_rank, str(root), str(tmp_path), count=RANKS)
     two = RunFolder(tmp_path / "two")
     result = two.read_result()
     assert scored(two).keys() == {(2, "seen"), (3, "science-qa"), (4, "seen"), (6, "seen"), (6, "science-qa")}
