@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotune.data import collate as module
 from cotune.data.collate import Batch, collate
 from cotune.data.template import IGNORED, Encoded
 from cotune.messages import Image, Message, Sample, Text
@@ -97,3 +98,25 @@ def test_a_batch_moves_as_a_whole():
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.lengths, moved.modalities) == (batch.lengths, batch.modalities)
     assert isinstance(moved, Batch)
+
+
+def test_a_gpu_is_given_pinned_memory_and_nobody_waits_for_it(monkeypatch):
+    told = []
+
+    class Given:
+        is_cuda = False
+
+        def pin_memory(self):
+            told.append("pinned")
+            return self
+
+        def to(self, device, **how):
+            told.append((device.type, how))
+            return self
+
+    given = Given()
+    assert module.moved(given, torch.device("cuda")) is given
+    assert told == ["pinned", ("cuda", {"non_blocking": True})]
+    given.is_cuda = True
+    module.moved(given, torch.device("cuda"))
+    assert told[2:] == [("cuda", {})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,20 @@ def test_options_that_do_not_fit_what_was_named_are_refused(root: Path, tmp_path
     data = write(tmp_path / "data.jsonl", [llava("1", "a", "b")])
     with pytest.raises(RecipeError, match="only recipes take key=value"):
         open_data(str(data), ["data.max_tokens=3"])
+
+
+def test_a_recipes_further_tasks_are_read_and_what_is_wrong_with_them_is_named_with_the_rest(root: Path) -> None:
+    source = tiny_recipe(root).data.test[0]
+    good = f"{{task: easy-vqa, name: seen, data: {source.path}, limit: 3}}"
+    recipe = root / "recipe.yaml"
+    recipe.write_text(tiny_recipe(root, f"evaluation.tasks=[{good}]").to_yaml(), encoding="utf-8")
+    text, _ = printed(str(recipe), output=root / "lengths.png")
+    assert re.search(r"seen\s*│\s*easy-vqa\s*│\s*3\s*│\s*accuracy", text) and "can be trained on" in text
+    console = Console(record=True, width=160)
+    wrong = f"[{good}, {{task: vqa-v2, data: {root}/nowhere}}, {{task: easy-vqaa, data: {source.path}}}]"
+    with pytest.raises(DataError) as raised:
+        check(open_data(str(recipe), [f"evaluation.tasks={wrong}"]), console, root / "lengths.png")
+    assert len(raised.value.problems) == 2
+    assert "evaluation.tasks.1 (vqa-v2)" in raised.value.problems[0] and "nowhere" in raised.value.problems[0]
+    assert "no task 'easy-vqaa'" in raised.value.problems[1]
+    assert "│ train" in console.export_text()  # the data were told all the same

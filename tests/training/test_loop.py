@@ -90,6 +90,18 @@ def kill_after(loop: TrainingLoop, step: int) -> None:
     loop._one_step = one_step  # type: ignore[method-assign]
 
 
+def killed_and_resumed(recipe: Recipe) -> TrainingLoop:
+    """Return the loop that went on, to the end, after one of the recipe was killed behind its sixth step."""
+    cut = make_loop(recipe)
+    kill_after(cut, 6)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(cut)
+    again = make_loop(recipe)
+    assert again.resume()
+    run(again)
+    return again
+
+
 def test_without_a_snapshot_there_is_nothing_to_resume(root: Path) -> None:
     assert not make_loop(tiny_recipe(root)).resume()
 
@@ -327,13 +339,7 @@ def test_a_resumed_run_goes_on_with_the_same_rates_whatever_the_rule(root: Path,
     whole = make_loop(tiny_recipe(root, *more, f"output={root}/whole"))
     run(whole)
     recipe = tiny_recipe(root, *more, "training.snapshot_every=5")
-    cut = make_loop(recipe)
-    kill_after(cut, 6)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(cut)
-    again = make_loop(recipe)
-    assert again.resume()
-    run(again)
+    again = killed_and_resumed(recipe)
     assert all(tensor.equal(weights(again)[name]) for name, tensor in weights(whole).items())
     rows = [row["rates"] for row in read_trace(whole.run_folder.trace, "step")]
     assert rows[5:] == [row["rates"] for row in read_trace(again.run_folder.trace, "step")][-3:]
@@ -407,11 +413,5 @@ def test_a_run_with_eight_bit_moments_resumes_to_the_bit(root: Path) -> None:
         if isinstance(tensor, torch.Tensor)
     )
     recipe = tiny_recipe(root, *more, "training.snapshot_every=5")
-    cut = make_loop(recipe)
-    kill_after(cut, 6)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(cut)
-    again = make_loop(recipe)
-    assert again.resume()
-    run(again)
+    again = killed_and_resumed(recipe)
     assert all(tensor.equal(weights(again)[name]) for name, tensor in weights(whole).items())

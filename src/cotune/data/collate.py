@@ -32,11 +32,18 @@ class Features:
 
     def to(self, device: torch.device) -> Features:
         """Return the same on a device."""
-        return Features({name: rows.to(device) for name, rows in self.rows.items()}, self.mask.to(device))
+        return Features({name: moved(rows, device) for name, rows in self.rows.items()}, moved(self.mask, device))
 
 
 # Which sample of its row padding belongs to: none.
 PADDING = -1
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU fetches it from pinned memory by itself, while the next one is made ready."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass
@@ -79,8 +86,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         features = {medium: found.to(device) for medium, found in self.features.items()}
-        packing = self.packing and Packing(self.packing.segments.to(device), self.packing.modalities)
-        return Batch(self.tokens.to(device), self.targets.to(device), self.lengths, self.modalities, features, packing)
+        packing = self.packing and Packing(moved(self.packing.segments, device), self.packing.modalities)
+        tokens, targets = moved(self.tokens, device), moved(self.targets, device)
+        return Batch(tokens, targets, self.lengths, self.modalities, features, packing)
 
 
 def collate(samples: Sequence[Encoded], filler: int, loaders: MediaLoaders, *, pad_left: bool = False) -> Batch:

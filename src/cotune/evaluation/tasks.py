@@ -59,7 +59,20 @@ _MME_TABLE = Table(
     tuple((name, (f"{name}_accuracy", f"{name}_accuracy_plus")) for name in (*mme.PERCEPTION, *mme.COGNITION)),
 )
 
-_CAPTION_HEADLINE = ("CIDEr", "Bleu_4", "ROUGE_L")
+
+def _official_captions(about: str, *, reader: str, file: str, max_new_tokens: int = 32) -> Task:
+    """Return a task of captions, several for each picture or sound, with COCO's scores."""
+    return Task(
+        official_captions,
+        about,
+        reader=reader,
+        reader_options={"per": "medium"},
+        files=(file,),
+        max_new_tokens=max_new_tokens,
+        headline=("CIDEr", "Bleu_4", "ROUGE_L"),
+        counts=True,
+    )
+
 
 TASKS: dict[str, Task] = {
     "exact-match": Task(exact_match, "the share of answers equal to their reference"),
@@ -129,35 +142,15 @@ TASKS: dict[str, Task] = {
         reader="clotho-aqa",
         files=("clotho_aqa_test.csv",),
     ),
-    "coco-captions": Task(
-        official_captions,
-        "COCO captions: Karpathy's test split, the official scores",
-        reader="karpathy",
-        reader_options={"per": "medium"},
-        files=("dataset_coco.json/test",),
-        max_new_tokens=32,
-        headline=_CAPTION_HEADLINE,
-        counts=True,
+    "coco-captions": _official_captions(
+        "COCO captions: Karpathy's test split, the official scores", reader="karpathy", file="dataset_coco.json/test"
     ),
-    "macs": Task(
-        official_captions,
-        "MACS: captions of sounds, COCO's scores",
-        reader="macs",
-        reader_options={"per": "medium"},
-        files=("MACS.yaml",),
-        max_new_tokens=32,
-        headline=_CAPTION_HEADLINE,
-        counts=True,
-    ),
-    "song-describer": Task(
-        official_captions,
+    "macs": _official_captions("MACS: captions of sounds, COCO's scores", reader="macs", file="MACS.yaml"),
+    "song-describer": _official_captions(
         "Song Describer: captions of music, COCO's scores",
         reader="song-describer",
-        reader_options={"per": "medium"},
-        files=("song_describer.csv",),
+        file="song_describer.csv",
         max_new_tokens=64,
-        headline=_CAPTION_HEADLINE,
-        counts=True,
     ),
     "mme": Task(
         mme.mme,

@@ -10,13 +10,15 @@ from rich.console import Console
 
 from cotune.data.lazy_samples import joined
 from cotune.data.media_check import look_at_media
-from cotune.errors import DataError
+from cotune.errors import DataError, RecipeError
+from cotune.evaluation.tasks import TASKS
 from cotune.inspection.duplicates import between, within
 from cotune.inspection.opened import TRAIN, OpenedData
 from cotune.inspection.survey import Survey, survey
 from cotune.messages import Sample
 from cotune.progress import counted_progress, progress, table
 from cotune.reporting.length_picture import draw_lengths
+from cotune.training.benchmarks import read_benchmarks
 
 _SHOWN_IDS = 5
 
@@ -47,6 +49,7 @@ def check(opened: OpenedData, console: Console, output: Path | None = None) -> P
             opened.settings.max_tokens if opened.template else None,
         )
         console.print(f"Picture: {picture}", soft_wrap=True)
+    problems += _task_problems(opened, console)
     if problems:
         raise DataError(f"{opened.name} cannot be trained on as it is", problems)
     console.print(f"{opened.name} can be trained on.")
@@ -66,6 +69,21 @@ def _bad_media(opened: OpenedData, console: Console) -> list[str]:
         report = look_at_media(joined(opened.splits.values()), count, decode=decode)
     opened.counts.update(report.counts)
     return report.lines
+
+
+def _task_problems(opened: OpenedData, console: Console) -> list[str]:
+    """Return what keeps the recipe's further tasks from being scored; when nothing does, a table of them is printed."""
+    if opened.recipe is None or not opened.recipe.evaluation.tasks:
+        return []
+    try:
+        found = read_benchmarks(opened.recipe, console)
+    except RecipeError as error:
+        return error.problems
+    rows = [
+        [one.entry.label, one.entry.task, f"{len(one.samples.test):,}", TASKS[one.entry.task].main] for one in found
+    ]
+    console.print(table("Further tasks", ["name", "task", "questions", "main score"], rows))
+    return []
 
 
 def _unit(opened: OpenedData) -> str:

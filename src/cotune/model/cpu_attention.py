@@ -79,7 +79,7 @@ def cpu_attention(
 def _lengths(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> list[list[int]] | None:
     """Return the lengths of the sequences in each row, or of all rows alike; None where it is not causal attention."""
     length = query.shape[2]
-    if length == 1 or key.shape[2] != length or query.is_cuda:
+    if length == 1 or key.shape[2] != length or query.device.type != "cpu":
         return None
     if mask is None:
         return [[length]] if causal else None
