@@ -187,10 +187,10 @@ def test_a_recipes_further_tasks_are_read_and_what_is_wrong_with_them_is_named_w
     text, _ = printed(str(recipe), output=root / "lengths.png")
     assert re.search(r"seen\s*│\s*easy-vqa\s*│\s*3\s*│\s*accuracy", text) and "can be trained on" in text
     console = Console(record=True, width=160)
-    wrong = f"[{good}, {{task: vqa-v2, data: {root}/nowhere}}, {{task: easy-vqaa, data: {source.path}}}]"
+    wrong = f"[{good}, {{task: vqav2, data: {root}/nowhere}}, {{task: easy-vqaa, data: {source.path}}}]"
     with pytest.raises(DataError) as raised:
         check(open_data(str(recipe), [f"evaluation.tasks={wrong}"]), console, root / "lengths.png")
     assert len(raised.value.problems) == 2
-    assert "evaluation.tasks.1 (vqa-v2)" in raised.value.problems[0] and "nowhere" in raised.value.problems[0]
+    assert "evaluation.tasks.1 (vqav2)" in raised.value.problems[0] and "nowhere" in raised.value.problems[0]
     assert "no task 'easy-vqaa'" in raised.value.problems[1]
     assert "│ train" in console.export_text()  # the data were told all the same
