@@ -26,14 +26,14 @@ from cotune.training.prepare import make_batches
 from cotune.training.run import prepare_training
 
 
-def logits_everywhere(model: MultimodalLM, batch: Batch, collect: Any = None) -> Tensor:
+def logits_everywhere(model: MultimodalLM, batch: Batch, *_: Any) -> Tensor:
     """Return the summed loss with logits for every position, padding included, as most training code makes them."""
     hidden = model._hidden(model.embed(batch), batch)  # [batch, tokens, width]
     logits = model.logits(hidden.flatten(0, 1))
     return functional.cross_entropy(logits, batch.targets.flatten(), reduction="sum", ignore_index=IGNORED)
 
 
-def logits_at_once(model: MultimodalLM, batch: Batch, collect: Any = None) -> Tensor:
+def logits_at_once(model: MultimodalLM, batch: Batch, *_: Any) -> Tensor:
     """Return the summed loss with the logits of all answers of a pass in memory at once."""
     logits, targets = model(batch)
     return functional.cross_entropy(logits, targets, reduction="sum")

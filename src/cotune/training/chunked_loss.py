@@ -24,12 +24,20 @@ LogitsOf = Callable[[Tensor], Tensor]
 _AT_ONCE, _AT_ONCE_ON_CPU = 2**27, 6 * 2**20
 
 
-def pass_loss(model: MultimodalLM, batch: Batch, collect: Callable[[Tensor], None] | None = None) -> Tensor:
+def pass_loss(
+    model: MultimodalLM,
+    batch: Batch,
+    collect: Callable[[Tensor], None] | None = None,
+    keep: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
     """Return the summed loss in nats of all tokens of a batch that carry loss.
 
-    `collect` is given all their logits at once, as is an output layer that learns; else they are made in chunks.
+    `collect` is given all their logits at once, as is an output layer that learns; else they are made in chunks. `keep`
+    is given the last hidden states [loss tokens, width] and the targets.
     """
     hidden, targets = model.hidden_of_loss(batch)
+    if keep is not None:
+        keep(hidden, targets)
     if collect is None and model.output_is_frozen:
         return summed_loss(hidden, targets, model.logits, model.vocabulary)
     logits = model.logits(hidden)

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from cotune.coordination.components import components
+from cotune.coordination.predictions import Predictions
 from cotune.data.batching import Batches
 from cotune.data.collate import MediaLoaders
 from cotune.data.template import Encoded
@@ -214,8 +215,9 @@ class TrainingLoop:
         settings = self.recipe.training
         norms = clip(self.components, settings.clip_norm, each=settings.clip == "component")
         in_force = rates_in_force(self.optimizer, rates)
+        bases = self.passes.bases(encoded) if self.coordinator.due else None
         self.precision.step(self.optimizer)
-        balance = self._measure(encoded, value)
+        balance = self._measure(encoded, bases, value)
         return {
             "rates": in_force,
             "gradient_norms": norms,
@@ -242,12 +244,18 @@ class TrainingLoop:
         )
         return row | {"event": "skipped"}
 
-    def _measure(self, encoded: Sequence[Encoded], loss: float) -> dict[str, Any] | None:
-        """Let the coordinator measure the step on a part of its batch, when it is time to."""
+    def _measure(
+        self, encoded: Sequence[Encoded], bases: list[Predictions] | None, loss: float
+    ) -> dict[str, Any] | None:
+        """Let the coordinator measure the step on a part of its batch, when it is time to.
+
+        `bases` are what was predicted for that part before the step, where it is known.
+        """
         if not self.coordinator.due:
             return self.coordinator.after_step(loss=loss)
         with self.precision.autocast():
-            return self.coordinator.after_step(self.passes.predict, self.passes.probes(encoded), loss=loss)
+            probes = self.passes.probes(encoded)
+            return self.coordinator.after_step(self.passes.predict, probes, bases=bases, loss=loss)
 
     def _books(self, encoded: Sequence[Encoded], padding: int, seconds: float) -> dict[str, Any]:
         tokens = sum(len(item) for item in encoded)

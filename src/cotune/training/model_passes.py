@@ -16,6 +16,7 @@ from cotune.data.template import Encoded
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
 from cotune.training.chunked_loss import pass_loss
+from cotune.training.kept_predictions import KeptPredictions, has_dropout
 from cotune.training.precision import Precision
 from cotune.training.processes import Processes
 from cotune.training.sharding import is_sharded
@@ -39,6 +40,7 @@ class ModelPasses:
         self.recipe, self.model, self.loaders, self.precision = recipe, model, loaders, precision
         self.coordinator, self.processes = coordinator, processes
         self.sharded = is_sharded(recipe, processes)
+        self._kept = KeptPredictions()
 
     def backward(self, encoded: Sequence[Encoded]) -> tuple[float, int]:
         """Add the gradient of this process's share of a batch's mean loss; return that share and its padding.
@@ -48,6 +50,7 @@ class ModelPasses:
         """
         count = sum(item.answer_tokens for item in encoded)
         passes, most = own_passes(encoded, self.recipe.training, self.processes)
+        self._kept.begin(self._probed(encoded) if self._keeps_predictions else [])
         value, padding = 0.0, 0
         for rows in passes:
             batch = self.collated(rows)
@@ -65,8 +68,11 @@ class ModelPasses:
         `part` are its samples, by which the regulariser knows them again. A share of 0 does the work for nothing: for
         processes that must run the layers as often as the others.
         """
+        def keep(hidden: Tensor, targets: Tensor) -> None:
+            self._kept.keep(hidden, targets, batch, part)
+
         with self.precision.autocast():
-            loss = share * pass_loss(self.model, batch, self._collector(batch, part)) / count
+            loss = share * pass_loss(self.model, batch, self._collector(batch, part), keep) / count
         if loss.requires_grad:  # a part may hold nothing that passes through what learns
             self.precision.backward(loss)
         return loss.item()
@@ -87,13 +93,28 @@ class ModelPasses:
             logits, targets = self.model(batch)
             return functional.cross_entropy(logits, targets, reduction="sum").item()
 
-    def probes(self, encoded: Sequence[Encoded]) -> list[Batch]:
-        """Return this process's part of the probe: the first samples of the batch, none for some where they are few."""
+    @property
+    def _keeps_predictions(self) -> bool:
+        """Whether training predicts for the probe what the probe would: it has all samples, and drops nothing."""
+        return self.coordinator.due and self.processes.size == 1 and not has_dropout(self.model)
+
+    def _probed(self, encoded: Sequence[Encoded]) -> list[Encoded]:
+        """Return this process's part of the probe's samples: the first ones of the batch."""
         size = self.recipe.coordination.probe or _PROBE
         if self.sharded:  # all processes run the layers equally often
             size = max(size, self.processes.size)
-        own = self.processes.share(encoded[:size])
+        return self.processes.share(encoded[:size])
+
+    def probes(self, encoded: Sequence[Encoded]) -> list[Batch]:
+        """Return this process's part of the probe as one micro-batch, none for some processes where samples are few."""
+        own = self._probed(encoded)
         return [self.collated([[sample] for sample in own])] if own else []
+
+    def bases(self, encoded: Sequence[Encoded]) -> list[Predictions] | None:
+        """Return the probe's predictions before the step, out of the backward pass just run; None where it has none."""
+        with self.precision.autocast():
+            found = self._kept.take(self._probed(encoded), self.model)
+        return None if found is None else [found]
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, targets and the sample of every token of a batch that carries loss."""
