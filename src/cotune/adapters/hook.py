@@ -21,12 +21,15 @@ def rewrite_input(site: Site, adapter: MMAdapter) -> Any:
     """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        segments = None if adapter.route is None else adapter.route.segments
+        route, hidden = adapter.route, kwargs.get("hidden_states")
+        segments = None if route is None else route.segments
         if segments is not None and "attention_mask" in kwargs:
             kwargs = {**kwargs, "attention_mask": isolating_mask(kwargs["attention_mask"], segments)}
-        name = next((name for name in ("hidden_states", *kwargs) if isinstance(kwargs.get(name), Tensor)), None)
-        if args and isinstance(args[0], Tensor) and name != "hidden_states":
+        if isinstance(hidden, Tensor):
+            return args, {**kwargs, "hidden_states": adapter(hidden)}
+        if args and isinstance(args[0], Tensor):
             return (adapter(args[0]), *args[1:]), kwargs
+        name = next((name for name, value in kwargs.items() if isinstance(value, Tensor)), None)
         if name is None:
             raise ModelError(f"{site.name}: its call holds no hidden states to adapt (keywords: {', '.join(kwargs)})")
         return args, {**kwargs, name: adapter(kwargs[name])}

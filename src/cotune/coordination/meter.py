@@ -25,8 +25,8 @@ from cotune.coordination.totals import BOTH, Totals, sum_over_ranks
 from cotune.errors import BalanceError, nearest
 
 _OUT_OF_MEMORY = "out of memory"
-# A given base may differ from the probe's own by so much of what is measured: an eighth of the ratio at most. A model in
-# bfloat16 that sees the same rows in another batch differs by 3e-6 nats, where 1e-3 are measured.
+# A given base may differ from the probe's own by so much of what is measured: an eighth of the ratio at most. A model
+# in bfloat16 that sees the same rows in another batch differs by 3e-6 nats, where 1e-3 are measured.
 _BASE_TOLERANCE = 4e-3
 
 

@@ -68,6 +68,7 @@ class ModelPasses:
         `part` are its samples, by which the regulariser knows them again. A share of 0 does the work for nothing: for
         processes that must run the layers as often as the others.
         """
+
         def keep(hidden: Tensor, targets: Tensor) -> None:
             self._kept.keep(hidden, targets, batch, part)
 
