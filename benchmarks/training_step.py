@@ -72,7 +72,7 @@ class Contestant:
     """Who runs rounds: cotune with changes to its recipe, its precision or its loss, or a peer with its arguments.
 
     A peer's are its trainer's, and `rows`: how many run through the model at once. `attention` is another one than
-    cotune's own, by transformers' name.
+    cotune's own, by transformers' name; with `layers` "plain", norms and gated layers are transformers' too.
     """
 
     kind: str = "cotune"
@@ -80,6 +80,7 @@ class Contestant:
     loss: str = ""
     precision: str = ""
     attention: str = ""
+    layers: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +103,7 @@ ABLATION = {
     "packed, one pass": Contestant(changes=[PACKED]),
     "PyTorch's attention": Contestant(changes=[PASSES], attention="sdpa"),
     "packed, PyTorch's attention": Contestant(changes=[PACKED, ROW_BY_ROW], attention="sdpa"),
+    "transformers' layers": Contestant(changes=[PASSES], layers="plain"),
     "logits everywhere": Contestant(changes=[PASSES], loss="everywhere"),
     "logits at once": Contestant(changes=[PASSES], loss="at-once"),
     "checkpointed": Contestant(changes=[PASSES, "training.gradient_checkpointing=true"]),
@@ -184,6 +186,7 @@ class Benchmark:
             "changes": list(contestant.changes),
             "loss": contestant.loss,
             "attention": contestant.attention,
+            "layers": contestant.layers,
             "arguments": dict(contestant.arguments),
         }
         script = STEP / ("ours.py" if ours else "peers.py")

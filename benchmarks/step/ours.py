@@ -18,6 +18,7 @@ from workload import Plan, recipe_for
 
 from cotune.data.collate import Batch
 from cotune.data.template import IGNORED
+from cotune.model import loading
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.run_folder import RunFolder
 from cotune.training import model_passes
@@ -61,6 +62,8 @@ def make_loop(options: dict[str, Any], folder: Path) -> TrainingLoop:
     recipe = recipe_for(plan, Path(options["data"]), options["precision"], options["changes"])
     if options["loss"]:
         model_passes.pass_loss = LOSSES[options["loss"]]
+    if options["layers"] == "plain":
+        loading.keep_less = lambda _: 0
     console = Console(quiet=True)
     prepared = prepare_training(recipe, console)
     if options["attention"]:

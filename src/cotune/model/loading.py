@@ -17,6 +17,7 @@ from cotune.model.connector import Connector
 from cotune.model.cpu_attention import attend_on_cpu
 from cotune.model.encoders import FeatureEncoder, load_encoder
 from cotune.model.fitting import fitting_settings
+from cotune.model.lean_layers import keep_less
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.model.quantization import quantization
 from cotune.model.tuning import tune_language_model
@@ -84,6 +85,7 @@ def load_llm(settings: LanguageModel, device: torch.device | None = None) -> Any
         raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
     if (device or default_device()).type == "cpu":
         attend_on_cpu(llm)
+    keep_less(llm)
     return llm.requires_grad_(False).eval()
 
 

@@ -1,0 +1,130 @@
+"""Norms and gated layers of frozen models that keep less for the backward pass, and make their gradient at once.
+
+Autograd keeps what every small operation saw: of a root-mean-square norm a copy in float32, of `silu(gate) * up` three
+tensors as wide as the layer. Both need less, and their gradients in closed form pass over memory fewer times. The
+forward pass takes the same operations in the same order, so its bits are those of transformers' own.
+
+Which layers these are is found by trial: a layer's class is changed only if one of them, on random numbers, gives the
+very bits that the formula here does. All others stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from inspect import signature
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_EPSILONS = ("variance_epsilon", "eps")
+_GATED = ("gate_proj", "up_proj", "down_proj")
+Forward = Callable[..., Tensor]
+
+
+def keep_less(llm: nn.Module) -> int:
+    """Let the norms and gated layers of a language model keep less; returns how many of its layers do from now on."""
+    by_class: dict[type[nn.Module], list[nn.Module]] = {}
+    for module in llm.modules():
+        if _has_weights(module) and (_is_norm(module) or _is_gated(module)):
+            by_class.setdefault(type(module), []).append(module)
+    changed = 0
+    for found in by_class.values():
+        forward = _norm_forward if _is_norm(found[0]) else _gated_forward
+        if _same_bits(found[0], forward):
+            for module in found:
+                module.forward = MethodType(forward, module)
+            changed += len(found)
+    return changed
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return not any(parameter.is_meta for parameter in module.parameters())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether it may be a root-mean-square norm: a gain, and something to add below the root."""
+    own = dict(module.named_parameters())
+    return list(own) == ["weight"] and own["weight"].dim() == 1 and any(hasattr(module, name) for name in _EPSILONS)
+
+
+def _is_gated(module: nn.Module) -> bool:
+    """Return whether it may be a gated layer: three plain linear ones and an activation."""
+    return all(type(getattr(module, name, None)) is nn.Linear for name in _GATED) and hasattr(module, "act_fn")
+
+
+@torch.no_grad()
+def _same_bits(module: Any, forward: Forward) -> bool:
+    """Return whether `forward` gives what a layer of this kind gives, on random numbers and with a random gain."""
+    if len(signature(module.forward).parameters) != 1:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    if _is_norm(module):  # a gain of ones would hide where it is applied
+        tried: Any = deepcopy(module).requires_grad_(False)
+        weight = tried.weight.copy_(torch.randn(tried.weight.shape, generator=generator))
+    else:
+        tried, weight = module, module.gate_proj.weight
+    hidden = torch.randn(2, 3, weight.shape[-1], generator=generator).to(weight)
+    with torch.enable_grad():
+        found = forward(tried, hidden.requires_grad_())
+    return torch.equal(found.detach(), type(tried).forward(tried, hidden))
+
+
+def _norm_forward(module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
+    (hidden,) = (*inputs, *named.values())
+    if not torch.is_grad_enabled() or not hidden.requires_grad or module.weight.requires_grad:
+        plain: Tensor = type(module).forward(module, hidden)
+        return plain
+    epsilon = next(getattr(module, name) for name in _EPSILONS if hasattr(module, name))
+    output: Tensor = _RootMeanSquareNorm.apply(hidden, module.weight, epsilon)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _gated_forward(module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
+    (x,) = (*inputs, *named.values())
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    if not torch.is_grad_enabled() or not gate.requires_grad or not up.requires_grad:
+        gated = module.act_fn(gate) * up
+    else:
+        gated = _GatedProduct.apply(gate, up)  # type: ignore[no-untyped-call]
+    output: Tensor = module.down_proj(gated)
+    return output
+
+
+class _RootMeanSquareNorm(torch.autograd.Function):
+    """w * (x r), r = 1 / sqrt(mean(x^2) + epsilon), in float32 until the gain (Zhang and Sennrich 2019, equation 4).
+
+    With g the gradient times w, that of x is r (g - x r^2 mean(g x)). The gain is frozen.
+    """
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = hidden.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        context.save_for_backward(hidden, weight, scale)
+        return weight * (wide * scale).to(hidden.dtype)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        hidden, weight, scale = context.saved_tensors
+        wide, outer = hidden.float(), (gradients[0] * weight).float()
+        along = torch.linalg.vecdot(outer, wide).unsqueeze(-1).mul_(scale.square()).div_(hidden.shape[-1])
+        return torch.addcmul(outer, wide, along, value=-1).mul_(scale).to(hidden.dtype), None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """silu(gate) * up, of which silu(gate) is made again for the backward pass."""
+
+    @staticmethod
+    def forward(context: Any, gate: Tensor, up: Tensor) -> Tensor:
+        context.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = context.saved_tensors
+        of_gate = torch.ops.aten.silu_backward(gradients[0] * up, gate)
+        return of_gate, functional.silu(gate).mul_(gradients[0])
