@@ -150,7 +150,25 @@ def test_a_norm_whose_gain_is_applied_otherwise_is_left_alone_though_it_may_look
     assert all("forward" not in vars(other) for other in others)
 
 
-def test_models_of_shapes_only_stay_as_they_are() -> None:
-    with torch.device("meta"):
-        llm = tiny_decoder("llama")
-    assert keep_less(llm) == 0
+def test_a_gated_layer_with_more_in_it_is_left_alone() -> None:
+    class Normed(LlamaMLP):
+        def __init__(self, config: LlamaConfig) -> None:
+            super().__init__(config)
+            self.inner = nn.LayerNorm(config.intermediate_size)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down_proj(self.inner(self.act_fn(self.gate_proj(x)) * self.up_proj(x)))
+
+    other = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=80, hidden_act="gelu"))
+    normed = Normed(LlamaConfig(hidden_size=32, intermediate_size=80)).half()
+    assert keep_less(nn.ModuleList([normed])) == 0
+    assert all(tensor.dtype == torch.float16 and tensor.requires_grad for tensor in normed.parameters())
+    assert normed.gate_proj.out_features == 80
+    assert keep_less(nn.ModuleList([other])) == 0
+
+
+def test_a_model_of_shapes_only_is_changed_as_the_real_one_will_be() -> None:
+    for family in ("llama", "gemma2", "olmo2"):
+        with torch.device("meta"):
+            shapes = tiny_decoder(family)
+        assert keep_less(shapes) == keep_less(tiny_decoder(family))

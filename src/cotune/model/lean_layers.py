@@ -4,14 +4,14 @@ Autograd keeps what every small operation saw: of a root-mean-square norm a copy
 tensors as wide as the layer. Both need less, and their gradients in closed form pass over memory fewer times. The
 forward pass takes the same operations in the same order, so its bits are those of transformers' own.
 
-Which layers these are is found by trial: a layer's class is changed only if one of them, on random numbers, gives the
-very bits that the formula here does. All others stay as they are.
+Which layers these are is found by trial: a class of layers is changed only if a small one of it, with random weights,
+gives the very bits that the formula here does, in float32 and in bfloat16. All others stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy
 from inspect import signature
 from types import MethodType
 from typing import Any
@@ -22,27 +22,27 @@ from torch.nn import functional
 
 _EPSILONS = ("variance_epsilon", "eps")
 _GATED = ("gate_proj", "up_proj", "down_proj")
+_SMALL = 16
 Forward = Callable[..., Tensor]
 
 
 def keep_less(llm: nn.Module) -> int:
-    """Let the norms and gated layers of a language model keep less; returns how many of its layers do from now on."""
+    """Let the norms and gated layers of a language model keep less; returns how many of its layers do from now on.
+
+    Also on the meta device, so that what is counted there is what will run.
+    """
     by_class: dict[type[nn.Module], list[nn.Module]] = {}
     for module in llm.modules():
-        if _has_weights(module) and (_is_norm(module) or _is_gated(module)):
+        if _is_norm(module) or _is_gated(module):
             by_class.setdefault(type(module), []).append(module)
     changed = 0
     for found in by_class.values():
         forward = _norm_forward if _is_norm(found[0]) else _gated_forward
-        if _same_bits(found[0], forward):
+        if all(_same_bits(found[0], forward, dtype) for dtype in (torch.float32, torch.bfloat16)):
             for module in found:
                 module.forward = MethodType(forward, module)
             changed += len(found)
     return changed
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return not any(parameter.is_meta for parameter in module.parameters())
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -52,25 +52,40 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_gated(module: nn.Module) -> bool:
-    """Return whether it may be a gated layer: three plain linear ones and an activation."""
-    return all(type(getattr(module, name, None)) is nn.Linear for name in _GATED) and hasattr(module, "act_fn")
+    """Return whether it may be a gated layer: three linear ones, quantised or not, and an activation."""
+    return all(isinstance(getattr(module, name, None), nn.Module) for name in (*_GATED, "act_fn"))
 
 
 @torch.no_grad()
-def _same_bits(module: Any, forward: Forward) -> bool:
-    """Return whether `forward` gives what a layer of this kind gives, on random numbers and with a random gain."""
+def _same_bits(module: nn.Module, forward: Forward, dtype: torch.dtype) -> bool:
+    """Return whether `forward` gives what a small layer of this class gives on random numbers."""
     if len(signature(module.forward).parameters) != 1:
         return False
-    generator = torch.Generator().manual_seed(0)
-    if _is_norm(module):  # a gain of ones would hide where it is applied
-        tried: Any = deepcopy(module).requires_grad_(False)
-        weight = tried.weight.copy_(torch.randn(tried.weight.shape, generator=generator))
+    with torch.random.fork_rng([]), torch.device("cpu"):
+        torch.manual_seed(0)
+        small, hidden = _small(module, dtype), torch.randn(2, 3, _SMALL, dtype=dtype)
+    try:
+        expected = type(small).forward(small, hidden)
+        with torch.enable_grad():
+            found = forward(small, hidden.requires_grad_())
+    except (RuntimeError, ValueError):  # it holds more than what was made small, and does not fit any more
+        return False
+    return torch.equal(found.detach(), expected)
+
+
+def _small(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a layer of the same class and settings, `_SMALL` wide, with random weights on the CPU.
+
+    Whatever else it holds it shares with `module`, which is left as it is.
+    """
+    small = copy(module)
+    if _is_norm(module):
+        weight = torch.randn(_SMALL, dtype=dtype)  # ones would hide where they are applied
+        small._parameters = module._parameters | {"weight": nn.Parameter(weight, requires_grad=False)}
     else:
-        tried, weight = module, module.gate_proj.weight
-    hidden = torch.randn(2, 3, weight.shape[-1], generator=generator).to(weight)
-    with torch.enable_grad():
-        found = forward(tried, hidden.requires_grad_())
-    return torch.equal(found.detach(), type(tried).forward(tried, hidden))
+        linear = {name: nn.Linear(_SMALL, _SMALL, dtype=dtype).requires_grad_(False) for name in _GATED}
+        small._modules = module._modules | linear
+    return small
 
 
 def _norm_forward(module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from cotune.data.template import Template
 from cotune.errors import ModelError, first_line
 from cotune.model.encoders import FeatureEncoder, skeleton_encoder
+from cotune.model.lean_layers import keep_less
 from cotune.model.loading import make_connector, tune_of
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.model.tuning import tune_language_model
@@ -72,6 +73,7 @@ def llm_shapes(settings: LanguageModel) -> Any:
             llm = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"model.llm: no causal language model has this shape: {first_line(error)}") from None
+    keep_less(llm)
     return llm.requires_grad_(False).eval()
 
 
