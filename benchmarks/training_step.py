@@ -1,6 +1,6 @@
 """cotune's training step beside TRL's and a plain LLaVA's: loss tokens a second, peak memory, share of the machine.
 
-    python benchmarks/training_step.py              # 27 minutes on two cores, and 17 for the ablation
+    python benchmarks/training_step.py              # 27 minutes on two cores, and 20 for the ablation
     python benchmarks/training_step.py --quick      # a look: short samples, one round; 3 minutes
                                                     # Linux, about 16 GB of memory
 
