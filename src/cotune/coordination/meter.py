@@ -30,6 +30,10 @@ _OUT_OF_MEMORY = "out of memory"
 _BASE_TOLERANCE = 4e-3
 
 
+class BaseNotUsedWarning(UserWarning):
+    """Says that base predictions which were given differ from the probe's own, and are not used from now on."""
+
+
 class BalanceMeter:
     """Measures what each side's step did to the predictions, and to the loss, of probe samples.
 
@@ -204,6 +208,7 @@ class BalanceMeter:
             warnings.warn(
                 "the base predictions given to the balance probe differ from its own (dropout, other padding, or "
                 "16-bit rounding); from now on the probe computes them itself, for one forward more",
+                BaseNotUsedWarning,
                 stacklevel=3,
             )
 

@@ -63,6 +63,8 @@ def chunk_rows(vocabulary: int, *, on_gpu: bool) -> int:
 
 
 class _SummedLoss(torch.autograd.Function):
+    """The summed loss, and its gradient on the hidden states, made together from chunks of logits."""
+
     @staticmethod
     def forward(context: Any, hidden: Tensor, targets: Tensor, logits_of: LogitsOf, rows: int) -> Tensor:
         learns = context.needs_input_grad[0]

@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import nn
 
 from cotune.coordination.components import components
+from cotune.coordination.meter import BaseNotUsedWarning
 from cotune.coordination.predictions import Predictions
 from cotune.data.batching import Batches
 from cotune.data.collate import MediaLoaders
@@ -216,7 +217,7 @@ class TrainingLoop:
         settings = self.recipe.training
         norms = clip(self.components, settings.clip_norm, each=settings.clip == "component")
         in_force = rates_in_force(self.optimizer, rates)
-        bases = self.passes.bases(encoded) if self.coordinator.due else None
+        bases = self.passes.bases(encoded)
         self.precision.step(self.optimizer)
         balance = self._measure(encoded, bases, value)
         return {
@@ -256,7 +257,7 @@ class TrainingLoop:
             return self.coordinator.after_step(loss=loss)
         with self.precision.autocast(), warnings.catch_warnings():
             # Where rounding sets them apart they are not used, for one forward more: nothing anyone can mend.
-            warnings.filterwarnings("ignore", "the base predictions given")
+            warnings.simplefilter("ignore", BaseNotUsedWarning)
             probes = self.passes.probes(encoded)
             return self.coordinator.after_step(self.passes.predict, probes, bases=bases, loss=loss)
 
