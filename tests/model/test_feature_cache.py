@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +13,10 @@ from torch import Tensor
 
 from cotune.data.media import load_image
 from cotune.errors import DataError
-from cotune.model import feature_cache
+from cotune.model import feature_cache, feature_store
 from cotune.model.encoders import FeatureEncoder, Trunk
 from cotune.model.feature_cache import FeatureCache
+from cotune.model.feature_store import FeatureStore
 from tests.model.pictures import random_picture
 
 
@@ -43,9 +42,14 @@ class Corner(FeatureEncoder):
         return trunk["corner"].unsqueeze(1)
 
 
+# Bytes of what the encoder makes of one picture: four numbers of four bytes.
+ROW = 16
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    found = [tmp_path / f"{number}.png" for number in range(5)]
+    (tmp_path / "pictures").mkdir()  # a folder's name decides where blocks end
+    found = [tmp_path / "pictures" / f"{number}.png" for number in range(5)]
     for number, path in enumerate(found):
         random_picture(number, 4, 4).save(path)
     return found
@@ -60,8 +64,8 @@ def corner(path: Path) -> list[float]:
     return [float(value) for value in Image.open(path).getpixel((0, 0))]  # type: ignore[union-attr]
 
 
-def cache(encoder: Corner, folder: Path | None) -> FeatureCache:
-    return FeatureCache(encoder, folder, Image.open)
+def cache(encoder: Corner, folder: Path | None, most: int = 10**9) -> FeatureCache:
+    return FeatureCache(encoder, FeatureStore(folder, most) if folder is not None else None, Image.open)
 
 
 def assert_right(made: FeatureCache, paths: list[Path]) -> None:
@@ -79,9 +83,9 @@ def test_every_picture_is_computed_once_and_given_in_any_order_and_number(paths:
     made.prepare([*paths, paths[0]], advanced.append)
     assert_right(made, [paths[3], paths[0], paths[0], paths[4]])
     assert_right(made, paths[::-1])
-    assert (made.computed, encoder.seen, sum(advanced)) == (5, 5, 5)
-    assert {name: len(rows) for name, rows in made._rows.items()} == {"corner": 5, "sum": 5}
-    assert made.not_stored == ""
+    assert (made.computed, sum(advanced)) == (5, 5)
+    assert encoder.seen == 6  # one told how large a row is
+    assert len(made) == 5
 
 
 def test_a_second_cache_reads_what_the_first_has_stored(paths: list[Path], folder: Path) -> None:
@@ -94,7 +98,10 @@ def test_a_second_cache_reads_what_the_first_has_stored(paths: list[Path], folde
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_another_order_and_one_of_the_folders_are_found_again(paths: list[Path], folder: Path, tmp_path: Path) -> None:
+def test_another_order_and_one_of_the_folders_are_found_again(
+    paths: list[Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_ENOUGH_OF_A_FOLDER", 1)
     other = tmp_path / "other" / "0.png"
     other.parent.mkdir()
     random_picture(9, 4, 4).save(other)
@@ -150,9 +157,69 @@ def test_a_changed_picture_or_another_encoder_is_computed_anew(paths: list[Path]
 def test_unknown_pictures_are_computed_when_asked_for(paths: list[Path]) -> None:
     made = cache(Corner(), None)
     made.prepare(paths[:2])
-    assert_right(made, [paths[0], paths[4]])
+    assert_right(made, [paths[0], paths[4], paths[1], paths[4]])
     assert_right(made, [paths[0]])
-    assert made.computed == 4  # two prepared, two for the batch with an unknown one
+    assert made.computed == 3  # two prepared, one for the batch that held it
+
+
+def test_only_as_many_are_kept_as_there_is_room_for(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_MOST", 2)
+    store = FeatureStore(folder, 4 * ROW + ROW // 2)
+    made, other = (FeatureCache(Corner(name), store, Image.open) for name in ("one", "other"))
+    made.prepare(paths)
+    assert (len(made), store.in_use) == (4, 4 * ROW)
+    assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) >= 4 * ROW
+    other.prepare(paths)
+    assert len(other) == 0  # both encoders share the room
+    for held in (made, other):
+        assert_right(held, paths)
+        assert_right(held, paths[::-1])
+    # One row told their size, which was not kept; then what is not kept is computed every time.
+    assert made.computed == 4 + 1 + 1
+    assert other.computed == 5 + 5
+
+
+def test_what_is_computed_together_does_not_depend_on_what_is_stored(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_MOST", 2)
+    cache(Corner(), folder).prepare(paths[2:4])  # as another run has stored them
+    blocks = [cache(Corner(), where).blocks(paths) for where in (folder, folder / "elsewhere")]
+    assert blocks[0] == blocks[1] == [paths[:2], paths[2:4], paths[4:]]
+
+
+def test_an_interrupted_run_has_stored_the_blocks_it_finished(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_MOST", 2)
+
+    def interrupt(path: Path) -> Image.Image:
+        if path == paths[4]:
+            raise KeyboardInterrupt
+        return Image.open(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(Corner(), FeatureStore(folder, 10**9), interrupt).prepare(paths)
+    again = cache(Corner(), folder)
+    again.prepare(paths)
+    assert again.computed == 1
+
+
+def test_processes_that_divide_the_blocks_find_each_others(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_MOST", 1)
+    made = [cache(Corner(), folder) for _ in range(2)]
+    for rank, mine in enumerate(made):
+        mine.keep(mine.blocks(paths)[rank::2])
+    for mine in made:
+        advanced: list[int] = []
+        mine.keep(mine.blocks(paths), advanced.append)
+        assert sum(advanced) + mine.computed == len(mine) == 5
+        assert_right(mine, paths)
+    assert [mine.computed for mine in made] == [3, 2]
 
 
 def test_many_pictures_are_computed_in_pieces_and_joined_in_order(paths: list[Path]) -> None:
@@ -177,50 +244,21 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only_and_is_reported(
     (tmp_path / blocked).write_text("a file where the folder should be")
     made = cache(Corner(), tmp_path / "cache")
     made.prepare(paths)
-    assert "cache" in made.not_stored
+    assert made.store is not None and "cache" in made.store.failure
     assert_right(made, paths)
     assert made.computed == 5
 
 
-def test_a_full_disk_leaves_no_half_written_file(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_stored_is_held_in_memory_within_bounds(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(tensors: object, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("cotune.model.feature_cache.save_file", full)
-    made = cache(Corner(), folder)
+    monkeypatch.setattr(feature_store, "_MOST", 1)
+    monkeypatch.setattr(feature_cache, "_MOST_IN_MEMORY", 2 * ROW - 1)
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    made = cache(Corner(), tmp_path / "cache")
     made.prepare(paths)
-    assert "No space left" in made.not_stored
-    assert [file for file in folder.rglob("*") if file.is_file()] == []
+    assert len(made) == 2
     assert_right(made, paths)
-
-
-def test_what_was_not_used_for_longest_makes_room(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, third = (Corner(name) for name in ("first", "second", "third"))
-    for age, encoder in ((30, first), (20, second)):
-        cache(encoder, folder).prepare(paths)
-        (file,) = (folder / encoder.fingerprint).iterdir()
-        os.utime(file, (time.time() - age, time.time() - age))
-    cache(first, folder).prepare(paths)  # read: it is newer than the second now
-    size = file.stat().st_size
-    monkeypatch.setattr(feature_cache, "_MOST_STORED", 2 * size)
-    cache(third, folder).prepare(paths)
-    assert [len(list((folder / encoder.fingerprint).iterdir())) for encoder in (first, second, third)] == [1, 0, 1]
-    assert first.seen == len(paths)
-
-
-def test_rows_larger_than_all_the_room_are_kept_for_this_run(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feature_cache, "_MOST_STORED", 1)
-    cache(Corner(), folder).prepare(paths)
-    again = Corner()
-    cache(again, folder).prepare(paths)
-    assert again.seen == 0
 
 
 def test_what_was_begun_is_what_is_given_and_each_file_is_loaded_once(paths: list[Path]) -> None:

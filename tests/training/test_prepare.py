@@ -7,7 +7,6 @@ from typing import Any
 
 import PIL.Image
 import pytest
-import torch
 from rich.console import Console
 
 from cotune.data.media import load_image
@@ -24,14 +23,12 @@ from cotune.training.prepare import (
     leave_out_frozen_text,
     make_batches,
     media_paths,
-    prepare_media,
     read_samples,
     read_test,
-    standardize_connectors,
     without_media,
 )
 from cotune.training.run import prepare_training
-from tests.tiny import save_questions, tiny_recipe
+from tests.tiny import tiny_recipe
 
 QUIET = Console(quiet=True)
 
@@ -287,45 +284,7 @@ def test_batches_are_made_as_the_recipe_says(tiny_root, model):
     assert (batches.pool, batches.seed, batches.too_long.max_tokens) == (2, 4, 64)
 
 
-@torch.no_grad()
-def naive_features(model: MultimodalLM, path: Path) -> torch.Tensor:
-    """The features of one picture, past any cache."""
-    encoder = model.encoder("image")
-    return encoder.features(encoder.trunk(encoder.preprocess(load_image(path)).unsqueeze(0)))
-
-
-@pytest.mark.parametrize("tune", ["adapters", "frozen", "full"])
-def test_loaded_pictures_give_the_features_of_the_encoder(tiny_root, tune):
-    model = build_model(tiny_recipe(tiny_root, f"components.vision.tune={tune}")).eval()
-    paths = sorted((tiny_root / "train" / "images").glob("*.png"))
-    load = prepare_media(model, {"image": paths}, QUIET)["image"]
-    wanted = [paths[2], paths[0], paths[2]]
-    with torch.no_grad():
-        features = model.encoder("image").features(load(wanted))
-    expected = torch.cat([naive_features(model, path) for path in wanted])
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_text_model_and_text_data_need_no_pictures(tiny_root, model):
-    assert prepare_media(model, {}, QUIET) == {}
-    text = build_model(tiny_recipe(tiny_root, "model.encoders={}", "components.vision.tune=frozen"))
-    assert prepare_media(text, {}, QUIET) == {}
-    standardize_connectors(text, {}, {})
-
-
 def test_samples_with_a_medium_that_has_no_encoder_are_refused_before_any_weight_is_loaded(tiny_root):
     recipe = tiny_recipe(tiny_root, "model.encoders={}", "components.vision.tune=frozen", "model.llm.path=nowhere")
     with pytest.raises(DataError, match=r"the first that holds image; name an encoder: model\.encoders\.image"):
         prepare_training(recipe, QUIET)
-
-
-def test_the_connector_is_standardised_by_mean_and_deviation_of_all_training_features(tmp_path, model, monkeypatch):
-    paths = sorted((save_questions(tmp_path / "d", 9) / "images").glob("*.png"))
-    monkeypatch.setattr(prepare, "_STATISTICS_CHUNK", 4)
-    standardize_connectors(model, prepare_media(model, {"image": paths}, QUIET), {"image": paths})
-    rows = torch.cat([naive_features(model, path) for path in paths]).flatten(0, 1).double()
-    torch.testing.assert_close(model.connector("image").mean, rows.mean(0).float(), rtol=1e-4, atol=1e-5)
-    deviation = rows.std(0, correction=0)
-    # A channel that is constant up to rounding is left as it is, not blown up.
-    deviation = torch.where(deviation < 1e-5 * rows.mean(0).abs().clamp_min(1), 1.0, deviation).float()
-    torch.testing.assert_close(model.connector("image").deviation, deviation, rtol=1e-3, atol=1e-4)

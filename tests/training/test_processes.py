@@ -114,6 +114,8 @@ def test_what_fails_on_one_process_ends_the_other_with_its_reason(both: tuple[Pa
     first, second = (rank["errors"] for rank in both[1])
     assert first["failure"] == "CotuneError: the disk is full"
     assert second["failure"] == "OtherRankError: the disk is full"
+    assert first["together"] == "OtherRankError: the disk is full"
+    assert second["together"] == "CotuneError: the disk is full"
     for heard in (first, second):
         assert "rank 0 sees 0, rank 1 sees 1" in heard["difference"]
 

@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -87,17 +87,23 @@ EVENTFUL = (
 )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let one thread compute: a process forked from one whose threads have computed waits for threads it has not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the tries are forked")
-def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_bits(root: Path) -> None:
+def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_bits(root: Path, one_thread: None) -> None:
     whole = tiny_recipe(root, *EVENTFUL, f"output={root}/whole")
     train(whole, quiet())
     killed = tiny_recipe(root, *EVENTFUL, f"output={root}/killed")
     file = root / "killed.yaml"
     file.write_text(killed.to_yaml())
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-m", "tests.training.killing", str(file), "10", "7"]
     done = subprocess.run(arguments, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + (root / "killed.log").read_text()

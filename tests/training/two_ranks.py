@@ -200,7 +200,7 @@ def sent(recipe: Recipe) -> dict[str, Any]:
 
 
 def errors(number: int) -> dict[str, str]:
-    """Return what each process hears of a failure of the first alone, and of data that are not the same."""
+    """Return what each process hears of a failure of one alone, and of data that are not the same."""
     processes, heard = start_processes(), {}
 
     def fail() -> None:
@@ -208,6 +208,7 @@ def errors(number: int) -> dict[str, str]:
 
     for name, doing in (
         ("failure", lambda: processes.on_main(fail)),
+        ("together", lambda: processes.together(fail if number == 1 else lambda: None)),
         ("difference", lambda: processes.check_equal("the number of samples", number)),
     ):
         try:

@@ -1,31 +1,27 @@
-"""What an encoder's frozen trunk makes of each picture or sound, computed once and kept on disk and in memory."""
+"""What an encoder's frozen trunk makes of each picture or sound, computed once and kept as long as there is room."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
 from functools import partial
-from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cotune.data.media import load_image
 from cotune.messages import AUDIO
 from cotune.model.encoders import FeatureEncoder
+from cotune.model.feature_store import FeatureStore, Rows, blocks_of, size_of
 
 Load = Callable[[Path], Any]
 Advance = Callable[[int], None]
 _CHUNK = 64
-# Bytes of all stored rows together, of all encoders; the folder is the user's, and nobody looks into it.
-_MOST_STORED = 20 * 10**9
+# Bytes that are held in memory at most where they cannot be stored.
+_MOST_IN_MEMORY = 4 * 10**9
 
 
 def loader(encoder: FeatureEncoder) -> Load:
@@ -37,29 +33,38 @@ def loader(encoder: FeatureEncoder) -> Load:
     return partial(load_sound, sample_rate=encoder.sample_rate, max_seconds=encoder.max_seconds)
 
 
-class FeatureCache:
-    """Rows of trunk outputs by file; called with any pictures or sounds, it computes those it has not seen.
+class _Place(NamedTuple):
+    """Where the row of a file is: in which block's rows, and the how many-th there."""
 
-    Stored under the encoder's fingerprint and the files' contents, so a changed file or encoder is computed again. Of
-    more than 20 GB in `folder`, what was not used for longest is deleted. An encoder that learns as a whole has nothing
-    to store: its input is made for every batch.
+    rows: Rows
+    number: int
+
+
+class FeatureCache:
+    """Rows of trunk outputs by file; called with any pictures or sounds, it computes those it does not keep.
+
+    What is kept lies in the store; without one it lies in memory. It is found there under the encoder's fingerprint and
+    the files' contents, so a changed file or encoder is computed again. An encoder that learns as a whole has nothing
+    to keep: its input is made for every batch, and so are the rows of files that the store has no room for.
     """
 
-    def __init__(self, encoder: FeatureEncoder, folder: Path | None, load: Load | None = None) -> None:
-        self.encoder, self.load = encoder, load or loader(encoder)
-        self.folder = folder / encoder.fingerprint if folder is not None else None
+    def __init__(self, encoder: FeatureEncoder, store: FeatureStore | None, load: Load | None = None) -> None:
+        self.encoder, self.store, self.load = encoder, store, load or loader(encoder)
         self.computed = 0
-        self.not_stored = ""
-        self._row: dict[Path, int] = {}
-        self._rows: dict[str, Tensor] = {}
+        self._in_memory = 0
+        self._places: dict[Path, _Place] = {}
         self._begun: dict[Path, Future[Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Return of how many files the rows are kept."""
+        return len(self._places)
 
     def begin(self, paths: Sequence[Path], pool: Executor) -> None:
         """Begin to load files in the threads of a pool; what was begun for other files is dropped.
 
         Nothing is begun for files whose rows are kept. An error of loading is raised where the file is asked for.
         """
-        unknown = [path for path in paths if path not in self._row]
+        unknown = [path for path in paths if path not in self._places]
         self._begun = {path: self._begun.get(path) or pool.submit(self._input, path) for path in unknown}
 
     def _input(self, path: Path) -> Tensor:
@@ -67,114 +72,91 @@ class FeatureCache:
         return self.encoder.preprocess(self.load(path))
 
     def prepare(self, paths: Sequence[Path], advance: Advance | None = None) -> None:
-        """Load or compute the rows of a set of files, and store them for the next run.
+        """Load or compute the rows of a set of files, as far as there is room, and store them for the next run."""
+        self.keep(self.blocks(paths), advance)
 
-        Each folder's files are stored together, in the order of their names: another seed, which splits them
-        otherwise, or a run that only scores the test set, finds them again.
+    def blocks(self, paths: Sequence[Path]) -> list[list[Path]]:
+        """Return files whose rows can be kept and are not yet, in the blocks they are stored in.
+
+        Which these are follows from the files alone, not from what happens to be stored: a run that is repeated
+        computes the same rows together, to the same bits.
         """
-        paths = sorted({path for path in paths if path not in self._row}, key=lambda path: (path.parent, path.name))
-        if not paths or not self.encoder.cacheable:
-            return
-        parts = [self._folder_rows(list(group), advance) for _, group in groupby(paths, key=lambda path: path.parent)]
-        start = len(self._row)
-        self._row |= {path: start + offset for offset, path in enumerate(paths)}
-        if start:
-            parts.insert(0, self._rows)
-        self._rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        unknown = sorted({path for path in paths if path not in self._places}, key=os.path.split)
+        if not unknown or not self.encoder.cacheable:
+            return []
+        found = list(blocks_of(unknown))
+        if self.store is None:
+            return found
+        room, fitting = (self.store.most - self.store.in_use) // self.row_size(unknown[0]), []
+        for block in found:
+            room -= len(block)
+            if room < 0:
+                break
+            fitting.append(block)
+        return fitting
 
-    def _folder_rows(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
-        stored = self._stored_file(paths)
-        rows = _read(stored, len(paths))
-        if stored is not None and rows is not None:
-            _note_use(stored)
+    def row_size(self, path: Path) -> int:
+        """Return the bytes of a row, from one that is stored or that of a file."""
+        stored = self.store.row_size(self.encoder.fingerprint) if self.store is not None else None
+        return stored or size_of(self._trunk([self._input(path)]))
+
+    def keep(self, blocks: Sequence[Sequence[Path]], advance: Advance | None = None) -> None:
+        """Load or compute the rows of `blocks`, and store each block as soon as it is computed.
+
+        Where storing fails, rows are kept in memory, but not more than 4 GB of them.
+        """
+        for block in blocks:
+            if block[0] in self._places:
+                continue
+            if self.store is not None and self._in_memory > _MOST_IN_MEMORY:
+                return
+            rows = self._stored(block, advance) if self.store is not None else self._compute(block, advance)
+            self._places |= {path: _Place(rows, number) for number, path in enumerate(block)}
+
+    def _stored(self, block: Sequence[Path], advance: Advance | None) -> Rows:
+        """Return the rows of a block, from the store if they are there."""
+        assert self.store is not None
+        file = self.store.file_of(self.encoder.fingerprint, block)
+        rows = self.store.read(file, len(block))
+        if rows is not None:
             if advance is not None:
-                advance(len(paths))
+                advance(len(block))
             return rows
-        rows = self._compute(paths, advance)
-        if stored is not None:
-            self.not_stored = _write(stored, rows) or self.not_stored
-            make_room(stored.parent.parent, _MOST_STORED, stored)
+        rows = self._compute(block, advance)
+        if self.store.write(file, rows):
+            return self.store.read(file, len(block)) or rows  # mapped, so that memory has it no more
+        self._in_memory += size_of(rows)
         return rows
 
-    def rows(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+    def rows(self, paths: Sequence[Path]) -> Rows:
         """Return the trunk's output for files in order, one row each."""
-        if all(path in self._row for path in paths):
-            index = torch.tensor([self._row[path] for path in paths], dtype=torch.long)
-            return {name: rows[index] for name, rows in self._rows.items()}
-        return self._compute(paths, None)
+        unknown = list(dict.fromkeys(path for path in paths if path not in self._places))
+        computed = self._compute(unknown, None) if unknown else {}
+        if unknown == paths:
+            return computed
+        others = {path: _Place(computed, number) for number, path in enumerate(unknown)}
+        places = [self._places.get(path) or others[path] for path in paths]
+        return {name: torch.stack([place.rows[name][place.number] for place in places]) for name in places[0].rows}
 
     __call__ = rows
 
-    @torch.no_grad()
-    def _compute(self, paths: Sequence[Path], advance: Advance | None) -> dict[str, Tensor]:
-        # Where the encoder learns, its trunk passes on what it is given: that is moved with the whole batch, once.
-        device = next(self.encoder.parameters()).device if self.encoder.cacheable else torch.device("cpu")
-        chunks = []
+    def _compute(self, paths: Sequence[Path], advance: Advance | None) -> Rows:
+        """Return the trunk's output for files, some at a time, on the CPU."""
+        rows: Rows = {}
         for start in range(0, len(paths), _CHUNK):
             part = paths[start : start + _CHUNK]
             inputs = [self._begun[path].result() if path in self._begun else self._input(path) for path in part]
-            trunk = self.encoder.trunk(torch.stack(inputs).to(device))
-            chunks.append({name: rows.cpu() for name, rows in trunk.items()})
-            self.computed += len(inputs)
+            for name, made in self._trunk(inputs).items():
+                # All at once and filled, not joined in the end: that would hold them twice.
+                rows.setdefault(name, torch.empty(len(paths), *made.shape[1:], dtype=made.dtype))
+                rows[name][start : start + len(part)] = made
+            self.computed += len(part)
             if advance is not None:
-                advance(len(inputs))
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+                advance(len(part))
+        return rows
 
-    def _stored_file(self, paths: Sequence[Path]) -> Path | None:
-        if self.folder is None:
-            return None
-        digest = hashlib.sha256()
-        for path in paths:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
-
-
-def _read(file: Path | None, count: int) -> dict[str, Tensor] | None:
-    """Return stored rows, or None when there are none or the file is damaged."""
-    if file is None or not file.exists():
-        return None
-    try:
-        rows: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError):
-        return None
-    return rows if rows and all(len(tensor) == count for tensor in rows.values()) else None
-
-
-def _write(file: Path, rows: dict[str, Tensor]) -> str:
-    """Store rows and return why that failed, if it did: a full disk costs only the cache, never the run."""
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")  # two runs may store the same pictures at once
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary)
-        temporary.replace(file)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        return str(error)
-    return ""
-
-
-def _note_use(file: Path) -> None:
-    """Make a file the last used: its time of change is what `make_room` goes by."""
-    with suppress(OSError):
-        os.utime(file)
-
-
-def make_room(folder: Path, most: int, newest: Path) -> None:
-    """Delete stored rows, those first that were not used for longest, until `folder` holds at most `most` bytes.
-
-    `newest` stays: it is in use. Another process may delete at the same time, or read: it computes again what is gone.
-    """
-    found = []
-    for file in folder.glob("*/*.safetensors"):
-        with suppress(OSError):
-            about = file.stat()
-            found.append((about.st_mtime, about.st_size, file))
-    held = sum(size for _, size, _ in found)
-    for _, size, file in sorted(found):
-        if held <= most:
-            return
-        if file != newest:
-            with suppress(OSError):
-                file.unlink()
-            held -= size
+    @torch.no_grad()
+    def _trunk(self, inputs: list[Tensor]) -> Rows:
+        # Where the encoder learns, its trunk passes on what it is given: that is moved with the whole batch, once.
+        device = next(self.encoder.parameters()).device if self.encoder.cacheable else torch.device("cpu")
+        return self.encoder.trunk(torch.stack(inputs).to(device))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from cotune.recipe.section import Part, Positive, ShareBelowOne
+from cotune.recipe.section import NonNegative, Part, Positive, ShareBelowOne
 
 _ITSELF = ("current", "now", "own", "self", "step")
 
@@ -34,7 +34,7 @@ class Regularizer(Part):
     zero at the run's end, unless `decay` is constant.
     """
 
-    weight: Annotated[float, Field(ge=0.0)] = 0.0
+    weight: NonNegative = 0.0
     form: Literal["saturating", "js", "unbounded"] = "saturating"
     reference: Literal["last_epoch", "repeat", "accum", "probe"] = "last_epoch"
     target: Positive | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from cotune.recipe.section import Part, Positive, Share, ShareBelowOne
+from cotune.recipe.section import NonNegative, Part, Positive, Share, ShareBelowOne
 
 
 class Balance(Part):
@@ -68,8 +68,9 @@ class Data(Part):
     `cut-text` cuts text, never a picture or sound; what was left out or cut is counted and named. `bad_media` says what
     comes of samples whose pictures or sounds cannot be used: they stop the run, are dropped, or get a blank one in its
     place; `media_check: quick` looks at the beginning and the end of every file, `full` decodes it. Files outside of
-    the media folder, and URLs, are refused unless allowed. `workers` threads load the media of coming steps, where
-    their encoder learns and nothing could be computed once; no bit of a run depends on how many.
+    the media folder, and URLs, are refused unless allowed. What frozen encoders make of media is kept on disk, at most
+    `kept_features_gb` (10^9 bytes) of it; the rest is computed for every batch. `workers` threads load the media of
+    coming steps where nothing is kept, as of an encoder that learns; no bit of a run depends on how many.
     """
 
     train: Annotated[Sources, Field(min_length=1)]
@@ -82,7 +83,13 @@ class Data(Part):
     media_check: Literal["quick", "full"] = "quick"
     allow_outside_root: bool = False
     allow_urls: bool = False
+    kept_features_gb: NonNegative = 20.0
     workers: Annotated[int, Field(ge=0)] = 2
+
+    @property
+    def features_room(self) -> int:
+        """The bytes of encoded media that are kept on disk."""
+        return int(self.kept_features_gb * 1e9)
 
     @model_validator(mode="before")
     @classmethod

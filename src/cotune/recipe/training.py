@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from cotune.recipe.section import Part, Positive, Share, ShareBelowOne
+from cotune.recipe.section import NonNegative, Part, Positive, Share, ShareBelowOne
 
 
 class Training(Part):
@@ -40,7 +40,7 @@ class Training(Part):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     decay_share: Share = 0.4
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
+    weight_decay: NonNegative = 0.02
     clip_norm: Positive | None = 1.0
     clip: Literal["together", "component"] = "together"
     length_pool: PositiveInt = 4

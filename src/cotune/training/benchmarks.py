@@ -17,7 +17,8 @@ from cotune.messages import Sample
 from cotune.recipe import Recipe
 from cotune.recipe.evaluation import ScoredTask
 from cotune.training.model_and_data import Prepared
-from cotune.training.prepare import Samples, check_encoders, media_paths, prepare_media, read_test
+from cotune.training.media_features import prepare_media
+from cotune.training.prepare import Samples, check_encoders, media_paths, read_test
 from cotune.training.task_recipe import recipe_for
 
 _MOST = 4  # problems of one task that are named, so that every task is heard
@@ -98,8 +99,8 @@ def make_ready(prepared: Prepared, benchmarks: Sequence[Benchmark]) -> list[Read
 def _ready(prepared: Prepared, benchmark: Benchmark) -> ReadyBenchmark:
     label, samples, processes = benchmark.entry.label, benchmark.samples, prepared.processes
     processes.check_equal(f"the number of questions of {label}", len(samples.test))
-    with processes.first_of_machine():
-        loaders = prepare_media(prepared.model, media_paths(samples.test), prepared.console)
+    room, paths = prepared.recipe.data.features_room, media_paths(samples.test)
+    loaders = prepare_media(prepared.model, paths, prepared.console, room=room, processes=processes)
     own = replace(prepared, recipe=benchmark.recipe, samples=samples, loaders=loaders)
     train: Sequence[Sample] = prepared.samples.all_train
     prepared.console.print(f"Task:      {label}, {len(samples.test):,} questions", markup=False)

@@ -1,18 +1,15 @@
-"""Everything between a recipe and the first step: sources read, media checked, features computed once."""
+"""A recipe's data before the first step: sources read, media checked, batches drawn."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from cotune.data.batching import Batches
-from cotune.data.collate import LoadMedia, MediaLoaders
 from cotune.data.composing import Budget
 from cotune.data.drawing import Drawer
 from cotune.data.lazy_samples import joined, mapped, where
@@ -24,16 +21,11 @@ from cotune.data.sources import read_source, split_by_media
 from cotune.data.template import Encoded
 from cotune.data.too_long import TooLong
 from cotune.errors import DataError
-from cotune.messages import AUDIO, IMAGE, MEDIA_OF_PART, TEXT, Audio, Image, Message, Sample, Text
-from cotune.model.encoders import FeatureEncoder
-from cotune.model.feature_cache import FeatureCache
+from cotune.messages import MEDIA_OF_PART, TEXT, Audio, Image, Message, Sample, Text
 from cotune.model.multimodal_lm import MultimodalLM
-from cotune.progress import counted_progress, make_console, progress
-from cotune.quickstart import cache_folder, resolve
+from cotune.progress import counted_progress, make_console
+from cotune.quickstart import resolve
 from cotune.recipe import Data, Recipe, Source, Training
-
-_STATISTICS_CHUNK = 512
-_PLURAL = {IMAGE: "pictures", AUDIO: "sounds"}
 
 
 @dataclass
@@ -256,41 +248,3 @@ def passes_of(batch: Sequence[Encoded], settings: Training) -> list[list[Row]]:
     """Return a batch cut into what runs through the model at once, as the recipe says."""
     budget = Budget(settings.micro_batch_size, settings.micro_batch_tokens, settings.micro_batch_media)
     return cut_into_passes(batch, budget, settings.pack_tokens)
-
-
-def prepare_media(model: MultimodalLM, paths: Mapping[str, Sequence[Path]], console: Console) -> MediaLoaders:
-    """Return what loads each kind of media for the model; a frozen trunk's output is computed once and kept.
-
-    Raises:
-        DataError: when a file cannot be loaded.
-    """
-    return {kind: _cached(model.encoder(kind), found, console) for kind, found in paths.items() if found}
-
-
-def _cached(encoder: FeatureEncoder, paths: Sequence[Path], console: Console) -> LoadMedia:
-    cache = FeatureCache(encoder, cache_folder() / "features")
-    if encoder.cacheable:
-        what = _PLURAL[encoder.medium]
-        with progress(console, f"Encoding {what}", len(paths), what) as advance:
-            cache.prepare(paths, advance)
-        if cache.not_stored:
-            console.print(f"[yellow]The encoded {what} could not be kept for the next run: {cache.not_stored}[/]")
-    return cache
-
-
-def standardize_connectors(
-    model: MultimodalLM, loaders: MediaLoaders, train_paths: Mapping[str, Sequence[Path]]
-) -> None:
-    """Set the connectors' per-channel statistics from the training media."""
-    for kind, paths in train_paths.items():
-        model.connector(kind).standardize(_feature_batches(model.encoder(kind), loaders[kind], paths, model.device))
-
-
-@torch.no_grad()
-def _feature_batches(
-    encoder: FeatureEncoder, load: LoadMedia, paths: Sequence[Path], device: torch.device
-) -> Iterator[Tensor]:
-    """Yield the features of files, [files, tokens, width], some hundred at a time."""
-    for start in range(0, len(paths), _STATISTICS_CHUNK):
-        rows = load(paths[start : start + _STATISTICS_CHUNK])
-        yield encoder.features({name: tensor.to(device) for name, tensor in rows.items()})

@@ -8,8 +8,7 @@ for, adding up gradients, takes one sum a step here (`gradients`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from cotune.errors import OtherRankError
 
 _T = TypeVar("_T")
 _CPU = torch.device("cpu")
-# A process may wait this long for another: the first of a machine encodes all pictures while the others wait.
+# A process may wait this long for another: the last to have encoded its share of the pictures, or the first, scoring.
 PATIENCE = timedelta(hours=2)
 
 
@@ -95,16 +94,23 @@ class Processes:
         if failure is not None:
             raise failure
 
-    @contextmanager
-    def first_of_machine(self) -> Iterator[None]:
-        """Let the first process of every machine run the block before the others: they find its files."""
-        if self.size > 1 and self.local_rank:
-            distributed.barrier()
+    def together(self, work: Callable[[], object]) -> None:
+        """Do something in every process, and wait for all; when it fails in one, all fail.
+
+        Raises:
+            OtherRankError: in the processes where it went well, with the first reason of the others.
+        """
+        failure: Exception | None = None
         try:
-            yield
-        finally:
-            if self.size > 1 and not self.local_rank:
-                distributed.barrier()
+            work()
+        except Exception as error:
+            failure = error
+        reasons = self.gather(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        for reason in reasons:
+            if reason is not None:
+                raise OtherRankError(reason)
 
     def check_equal(self, what: str, mine: object) -> None:
         """Raise OtherRankError when the processes do not all see the same, on every one of them."""

@@ -24,16 +24,15 @@ from cotune.training.foretold import compare
 from cotune.training.loop import TrainingLoop
 from cotune.training.model_and_data import Prepared
 from cotune.training.peak_memory import peak_memory_bytes
+from cotune.training.media_features import prepare_media, standardize_connectors
 from cotune.training.prepare import (
     Samples,
     check_encoders,
     leave_out_frozen_text,
     make_batches,
     media_paths,
-    prepare_media,
     read_samples,
     read_test,
-    standardize_connectors,
 )
 from cotune.training.processes import Processes, start_processes
 from cotune.training.random_state import seed_everything
@@ -113,8 +112,8 @@ def _prepare(recipe: Recipe, samples: Samples, console: Console) -> Prepared:
         model = build_model(recipe, torch.device("cpu") if sharded else processes.device)
         if sharded:
             shard_language_model(model, processes)
-    with processes.first_of_machine():
-        loaders = prepare_media(model, media_paths(samples.everything), console)
+    paths = media_paths(samples.everything)
+    loaders = prepare_media(model, paths, console, room=recipe.data.features_room, processes=processes)
     return Prepared(recipe, model, samples, loaders, console, processes)
 
 
