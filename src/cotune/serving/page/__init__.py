@@ -1,4 +1,4 @@
-"""The page at `/`: one static file, and the headers it is served with."""
+"""The page at `/`: put together from the files here into one that needs no other, and the headers it is served with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ import hashlib
 import re
 from pathlib import Path
 
+# One module in the end: each uses what those in front of it define.
+_SCRIPTS = (
+    "elements",
+    "conversations",
+    "media",
+    "server",
+    "answers",
+    "routing",
+    "showing",
+    "actions",
+    "events",
+    "begin",
+)
 _INLINE = re.compile(rb"<(style|script)\b[^>]*>(.*?)</\1>", re.DOTALL)
 
 
 def page() -> bytes:
     """Return the page as it is sent: UTF-8 HTML that needs no other file."""
-    return Path(__file__).with_name("index.html").read_bytes()
+    script = b"\n".join(_part(f"{name}.js") for name in _SCRIPTS)
+    return (
+        _part("index.html").replace(b"<!-- style.css -->\n", _part("style.css")).replace(b"<!-- scripts -->\n", script)
+    )
+
+
+def _part(name: str) -> bytes:
+    return Path(__file__).with_name(name).read_bytes()
 
 
 def page_headers(content: bytes) -> dict[str, str]:
