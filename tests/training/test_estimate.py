@@ -314,7 +314,7 @@ def test_a_run_says_what_was_estimated_and_what_it_took(root: Path, capsys: pyte
     result = json.loads((root / "run" / "result.json").read_text())
     assert told["step_seconds"] == pytest.approx(result["seconds"] / 6, abs=0.02)
     assert told["tflops_kept_up"] == pytest.approx(told["operations"] / (6 * told["step_seconds"]) / 1e12)
-    assert "A step: 4 samples" in printed and "GiB expected (at least" in printed
+    assert "A step: 4 samples" in printed and "GiB expected (at least" in printed and "beside Python)" in printed
     assert "Precision: language model in float32, what learns in float32; on cpu" in printed
 
 

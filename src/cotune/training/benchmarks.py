@@ -16,8 +16,8 @@ from cotune.evaluation.tasks import TASKS, option_prefix, score
 from cotune.messages import Sample
 from cotune.recipe import Recipe
 from cotune.recipe.evaluation import ScoredTask
-from cotune.training.model_and_data import Prepared
 from cotune.training.media_features import prepare_media
+from cotune.training.model_and_data import Prepared
 from cotune.training.prepare import Samples, check_encoders, media_paths, read_test
 from cotune.training.task_recipe import recipe_for
 

@@ -28,6 +28,7 @@ def compare(
         "memory_expected_bytes": None if size is None else size.expected,
         "memory_high_bytes": None if size is None else size.high,
         "memory_taken_bytes": taken if taken > 0 else None,
+        "on_gpu": on_gpu,
         "operations": operations,
         "step_seconds": seconds / steps if steps else None,
         "tflops_kept_up": None if operations is None or not seconds else operations / seconds / 1e12,

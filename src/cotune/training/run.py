@@ -22,9 +22,9 @@ from cotune.training.benchmarks import make_ready, read_benchmarks
 from cotune.training.coordination import check_coordination
 from cotune.training.foretold import compare
 from cotune.training.loop import TrainingLoop
+from cotune.training.media_features import prepare_media, standardize_connectors
 from cotune.training.model_and_data import Prepared
 from cotune.training.peak_memory import peak_memory_bytes
-from cotune.training.media_features import prepare_media, standardize_connectors
 from cotune.training.prepare import (
     Samples,
     check_encoders,

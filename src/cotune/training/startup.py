@@ -80,7 +80,7 @@ def print_startup(
     console.print(f"Samples:   {counts}", soft_wrap=True)
     console.print(f"A step:    {batch_line(batches, prepared.recipe.training)}", soft_wrap=True)
     console.print(f"Precision: {precision_line(prepared.model, prepared.recipe)}", soft_wrap=True)
-    console.print(f"Memory:    {memory_line(found)}", soft_wrap=True)
+    console.print(f"Memory:    {memory_line(found, on_gpu=prepared.model.device.type != 'cpu')}", soft_wrap=True)
     if prepared.processes.size > 1:
         console.print(f"Processes: {prepared.processes.size}, language model {prepared.recipe.training.parallel}")
     elif prepared.recipe.training.parallel == "sharded":
@@ -136,16 +136,20 @@ def precision_line(model: MultimodalLM, recipe: Recipe) -> str:
     return f"{base}{checkpointed}; on {model.device.type}, {where}"
 
 
-def memory_line(found: Estimate | None) -> str:
-    """Return the estimate of a step's memory, as far as it is known."""
+def memory_line(found: Estimate | None, *, on_gpu: bool) -> str:
+    """Return the estimate of a step's memory, as far as it is known.
+
+    A bound above is said of a GPU alone: a CPU's memory also holds Python and what its allocator keeps.
+    """
     if found is None:
         return "not estimated: the models' shapes are not known"
     if found.memory.range is None:
         known = found.memory.weights + found.memory.gradients_and_optimizer
         return f"{known / _GIB:.2f} GiB for weights and optimiser; activations are not counted: {found.not_counted}"
     size = found.memory.range
+    bounds = f"at least {size.low / _GIB:.2f}" + (f", at most {size.high / _GIB:.2f}" if on_gpu else ", beside Python")
     return (
-        f"{size.expected / _GIB:.2f} GiB expected (at least {size.low / _GIB:.2f}, at most {size.high / _GIB:.2f}) "
+        f"{size.expected / _GIB:.2f} GiB expected ({bounds}) "
         f"for {found.assumed.micro_batch_size} rows of {found.assumed.tokens} tokens at a time"
     )
 

@@ -97,7 +97,7 @@ def test_a_trace_with_next_to_nothing_still_gives_a_report(kept: str, tmp_path: 
     assert "The cost table: it is made when a run is finished" in told
     assert ("The loss: the trace holds no step" in told) == (kept != "step")
     if kept == "skipped":
-        assert "1 steps were skipped" in told and "and 5 more" in told
+        assert "Skipped: 1 step, because" in told and "and 5 more" in told
 
 
 def test_an_unfinished_run_gets_the_sentences_of_its_newest_measurement(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def findings(record: RunRecord) -> list[Finding]:
     return sorted(found, key=lambda item: order[item.kind])
 
 
+def _counted(number: int, what: str) -> str:
+    """Return a number of things in words: 1 step, 1,200 steps."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _course(record: RunRecord) -> Iterator[Finding]:
     """Say why a run is not finished, and how it went on."""
     go_on = f"cotune train {record.folder}/recipe.yaml --resume"
@@ -68,7 +73,8 @@ def _learning(record: RunRecord) -> Iterator[Finding]:
         elif still:
             more = f" and {len(still) - 2} more" if len(still) > 2 else ""
             yield Finding(
-                "warning", f"{len(still)} tensors of {name} did not learn at first: {', '.join(still[:2])}{more}."
+                "warning",
+                f"{_counted(len(still), 'tensor')} of {name} did not learn at first: {', '.join(still[:2])}{more}.",
             )
 
 
@@ -93,12 +99,12 @@ def _balance(record: RunRecord) -> Iterator[Finding]:
     if record.measured and not told and not raised:
         known = record.measured[-1]["balance"].get("diagnosis", {}).get("log_kappa_median") is not None
         well = "The balance neither oscillates nor has a component that stopped learning."
-        young = f"The balance cannot be judged yet, by {len(record.measured)} measurements."
+        young = f"The balance cannot be judged yet, by {_counted(len(record.measured), 'measurement')}."
         yield Finding("good", well) if known else Finding("note", young)
     for reason, count in ((coordination or {}).get("rejected_for") or {}).items():
-        yield Finding("note", f"{count} balance measurements said nothing: {reason}.")
+        yield Finding("note", f"{_counted(count, 'balance measurement')} said nothing: {reason}.")
     for what, count in ((coordination or {}).get("failed") or {}).items():
-        yield Finding("note", f"{count} times failed and was passed over: {what}.")
+        yield Finding("note", f"Failed and passed over {_counted(count, 'time')}: {what}.")
 
 
 def _newest_sentences(record: RunRecord) -> list[str]:
@@ -154,8 +160,8 @@ def _data(record: RunRecord) -> Iterator[Finding]:
         skipped = len(record.rows["skipped"])
         yield Finding(
             "warning",
-            f"{skipped} steps were skipped, because their loss or a gradient was no number: their samples are named "
-            "under Data and skips. Lower components.*.rate or training.clip_norm if there are many.",
+            f"Skipped: {_counted(skipped, 'step')}, because the loss or a gradient was no number; the samples are "
+            "named under Data and skips. Lower components.*.rate or training.clip_norm if there are many.",
         )
     for name, count in counts_of(record).items():
         if count and any(word in name for word in _LEFT_OUT) and "steps skipped" not in name:
@@ -165,13 +171,15 @@ def _data(record: RunRecord) -> Iterator[Finding]:
         share = f"{overlap['questions']:,} of {overlap['of_questions']:,}"
         yield Finding(
             "warning",
-            f"{share} test questions are in the training data with the same pictures and sounds (for example sample "
-            f"'{overlap.get('example')}'): scores on them say nothing about new ones.",
+            f"In the training data too, with the same pictures and sounds: {share} test questions (for example sample "
+            f"'{overlap.get('example')}'). Scores on them say nothing about new ones.",
         )
     compared = record.result.get("estimate") or {}
     taken, most = compared.get("memory_taken_bytes"), compared.get("memory_high_bytes")
-    if taken and most and taken > most:
+    if compared.get("on_gpu") and taken and most and taken > most:
         sizes = f"{taken / _GIB:.2f} GiB, estimated were {most / _GIB:.2f} at most"
         yield Finding("note", f"Model and steps took more memory than estimated: {sizes}.")
     if record.result.get("overflows"):
-        yield Finding("note", f"{record.result['overflows']} steps left out while fp16 looked for its loss scale.")
+        yield Finding(
+            "note", f"Left out while fp16 looked for its loss scale: {_counted(record.result['overflows'], 'step')}."
+        )
