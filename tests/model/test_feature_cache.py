@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -205,6 +206,28 @@ def test_an_interrupted_run_has_stored_the_blocks_it_finished(
     again = cache(Corner(), folder)
     again.prepare(paths)
     assert again.computed == 1
+
+
+def test_threads_load_what_is_computed_next_each_file_once(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "_CHUNK", 2)
+    loaded, in_threads = Counter[Path](), set[str]()
+
+    def load(path: Path) -> Image.Image:
+        loaded[path] += 1
+        in_threads.add(threading.current_thread().name)
+        return Image.open(path)
+
+    made = FeatureCache(Corner(), FeatureStore(folder, 10**9), load)
+    blocks = made.blocks(paths)
+    loaded.clear()
+    in_threads.clear()
+    with ThreadPoolExecutor(2, thread_name_prefix="loads") as pool:
+        made.keep(blocks, pool=pool)
+    assert loaded == dict.fromkeys(paths, 1)
+    assert all(name.startswith("loads") for name in in_threads)
+    assert_right(made, paths[::-1])
 
 
 def test_processes_that_divide_the_blocks_find_each_others(

@@ -100,20 +100,23 @@ class FeatureCache:
         stored = self.store.row_size(self.encoder.fingerprint) if self.store is not None else None
         return stored or size_of(self._trunk([self._input(path)]))
 
-    def keep(self, blocks: Sequence[Sequence[Path]], advance: Advance | None = None) -> None:
+    def keep(
+        self, blocks: Sequence[Sequence[Path]], advance: Advance | None = None, pool: Executor | None = None
+    ) -> None:
         """Load or compute the rows of `blocks`, and store each block as soon as it is computed.
 
-        Where storing fails, rows are kept in memory, but not more than 4 GB of them.
+        The threads of a pool load files while others are computed. Where storing fails, rows are kept in memory, but
+        not more than 4 GB of them.
         """
         for block in blocks:
             if block[0] in self._places:
                 continue
             if self.store is not None and self._in_memory > _MOST_IN_MEMORY:
                 return
-            rows = self._stored(block, advance) if self.store is not None else self._compute(block, advance)
+            rows = (self._compute if self.store is None else self._stored)(block, advance, pool)
             self._places |= {path: _Place(rows, number) for number, path in enumerate(block)}
 
-    def _stored(self, block: Sequence[Path], advance: Advance | None) -> Rows:
+    def _stored(self, block: Sequence[Path], advance: Advance | None, pool: Executor | None) -> Rows:
         """Return the rows of a block, from the store if they are there."""
         assert self.store is not None
         file = self.store.file_of(self.encoder.fingerprint, block)
@@ -122,7 +125,7 @@ class FeatureCache:
             if advance is not None:
                 advance(len(block))
             return rows
-        rows = self._compute(block, advance)
+        rows = self._compute(block, advance, pool)
         if self.store.write(file, rows):
             return self.store.read(file, len(block)) or rows  # mapped, so that memory has it no more
         self._in_memory += size_of(rows)
@@ -131,7 +134,7 @@ class FeatureCache:
     def rows(self, paths: Sequence[Path]) -> Rows:
         """Return the trunk's output for files in order, one row each."""
         unknown = list(dict.fromkeys(path for path in paths if path not in self._places))
-        computed = self._compute(unknown, None) if unknown else {}
+        computed = self._compute(unknown) if unknown else {}
         if unknown == paths:
             return computed
         others = {path: _Place(computed, number) for number, path in enumerate(unknown)}
@@ -140,11 +143,13 @@ class FeatureCache:
 
     __call__ = rows
 
-    def _compute(self, paths: Sequence[Path], advance: Advance | None) -> Rows:
+    def _compute(self, paths: Sequence[Path], advance: Advance | None = None, pool: Executor | None = None) -> Rows:
         """Return the trunk's output for files, some at a time, on the CPU."""
         rows: Rows = {}
         for start in range(0, len(paths), _CHUNK):
             part = paths[start : start + _CHUNK]
+            if pool is not None:
+                self.begin(paths[start : start + 2 * _CHUNK], pool)
             inputs = [self._begun[path].result() if path in self._begun else self._input(path) for path in part]
             for name, made in self._trunk(inputs).items():
                 # All at once and filled, not joined in the end: that would hold them twice.

@@ -99,8 +99,8 @@ def make_ready(prepared: Prepared, benchmarks: Sequence[Benchmark]) -> list[Read
 def _ready(prepared: Prepared, benchmark: Benchmark) -> ReadyBenchmark:
     label, samples, processes = benchmark.entry.label, benchmark.samples, prepared.processes
     processes.check_equal(f"the number of questions of {label}", len(samples.test))
-    room, paths = prepared.recipe.data.features_room, media_paths(samples.test)
-    loaders = prepare_media(prepared.model, paths, prepared.console, room=room, processes=processes)
+    paths, data = media_paths(samples.test), prepared.recipe.data
+    loaders = prepare_media(prepared.model, paths, data, prepared.console, processes)
     own = replace(prepared, recipe=benchmark.recipe, samples=samples, loaders=loaders)
     train: Sequence[Sample] = prepared.samples.all_train
     prepared.console.print(f"Task:      {label}, {len(samples.test):,} questions", markup=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from cotune.model.feature_store import FeatureStore
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.progress import progress
 from cotune.quickstart import cache_folder
+from cotune.recipe import Data
 from cotune.training.processes import ALONE, Processes
 
 _STATISTICS_CHUNK = 512
@@ -29,28 +32,33 @@ _PLURAL = {IMAGE: "pictures", AUDIO: "sounds"}
 def prepare_media(
     model: MultimodalLM,
     paths: Mapping[str, Sequence[Path]],
+    data: Data,
     console: Console,
-    *,
-    room: int = 20 * 10**9,
     processes: Processes = ALONE,
 ) -> MediaLoaders:
     """Return what loads each kind of media for the model; a frozen trunk's output is computed once and kept.
 
-    All encoders together keep `room` bytes. Where media need more, the rest is encoded for every batch, and the console
-    says how many.
+    All encoders together keep as much as `data` says. Where media need more, the rest is encoded for every batch, and
+    the console says how many.
 
     Raises:
         DataError: when a file cannot be loaded.
         OtherRankError: when another process met an error.
     """
-    store = FeatureStore(cache_folder() / "features", room)
-    return {
-        kind: _cached(model.encoder(kind), found, store, console, processes) for kind, found in paths.items() if found
-    }
+    store = FeatureStore(cache_folder() / "features", data.features_room)
+    pool = ThreadPoolExecutor(data.workers, thread_name_prefix="cotune-media") if data.workers else None
+    with pool or nullcontext():
+        used = {kind: found for kind, found in paths.items() if found}
+        return {k: _cached(model.encoder(k), found, store, pool, console, processes) for k, found in used.items()}
 
 
 def _cached(
-    encoder: FeatureEncoder, paths: Sequence[Path], store: FeatureStore, console: Console, processes: Processes
+    encoder: FeatureEncoder,
+    paths: Sequence[Path],
+    store: FeatureStore,
+    pool: Executor | None,
+    console: Console,
+    processes: Processes,
 ) -> LoadMedia:
     """Return a cache with the rows of files in it, each process having computed a share of them."""
     cache, what = FeatureCache(encoder, store), _PLURAL[encoder.medium]
@@ -58,8 +66,8 @@ def _cached(
         return cache
     blocks = cache.blocks(paths)
     with progress(console, f"Encoding {what}", sum(map(len, blocks)), what) as advance:
-        processes.together(lambda: cache.keep(processes.share(blocks), advance))
-        cache.keep(blocks, advance)  # finds the others' rows in the store, or makes them where it is not shared
+        processes.together(lambda: cache.keep(processes.share(blocks), advance, pool))
+        cache.keep(blocks, advance, pool)  # finds the others' rows in the store, or makes them where it is not shared
     if store.failure:
         console.print(f"[yellow]The encoded {what} could not be kept for the next run: {store.failure}[/]")
     if missing := len(paths) - len(cache):

@@ -112,8 +112,7 @@ def _prepare(recipe: Recipe, samples: Samples, console: Console) -> Prepared:
         model = build_model(recipe, torch.device("cpu") if sharded else processes.device)
         if sharded:
             shard_language_model(model, processes)
-    paths = media_paths(samples.everything)
-    loaders = prepare_media(model, paths, console, room=recipe.data.features_room, processes=processes)
+    loaders = prepare_media(model, media_paths(samples.everything), recipe.data, console, processes)
     return Prepared(recipe, model, samples, loaders, console, processes)
 
 
