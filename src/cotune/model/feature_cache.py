@@ -158,6 +158,8 @@ class FeatureCache:
             self.computed += len(part)
             if advance is not None:
                 advance(len(part))
+        if pool is not None:
+            self._begun = {}  # what a network is given is large, and nobody asks for it again
         return rows
 
     @torch.no_grad()
