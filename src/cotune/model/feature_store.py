@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -113,21 +113,20 @@ def blocks_of(paths: Sequence[Path]) -> Iterator[list[Path]]:
     lies in, and no other one. It also ends with a folder, unless it would be small, and at 512 files.
     """
     block: list[Path] = []
-    for path, following in pairwise([*paths, None]):
-        assert path is not None
+    places = [os.path.split(path) for path in paths]  # a Path's own parts take ten times as long
+    for path, (folder, name), (next_folder, _) in zip(paths, places, [*places, ("", "")][1:], strict=True):
         block.append(path)
-        folder_ends = following is not None and following.parent != path.parent
-        if _ends_a_block(path) or len(block) == _MOST or (folder_ends and len(block) >= _ENOUGH_OF_A_FOLDER):
+        folder_ends = next_folder != folder and len(block) >= _ENOUGH_OF_A_FOLDER
+        if folder_ends or len(block) == _MOST or _ends_a_block(folder, name):
             yield block
             block = []
     if block:
         yield block
 
 
-def _ends_a_block(path: Path) -> bool:
-    """Return whether a block ends behind a file; its folder's name counts, since many data sets name files alike."""
-    name = "/".join(path.parts[-2:]).encode()
-    return int.from_bytes(hashlib.sha256(name).digest()[:4], "big") % _USUAL == 0
+def _ends_a_block(folder: str, name: str) -> bool:
+    """Return whether a block ends behind a file. Its folder's own name counts: many data sets name files alike."""
+    return zlib.crc32(os.fsencode(f"{folder.rpartition(os.sep)[2]}/{name}")) % _USUAL == 0
 
 
 def _rows_in(file: Path) -> Rows | None:

@@ -69,9 +69,9 @@ class Data(Part):
     comes of samples whose pictures or sounds cannot be used: they stop the run, are dropped, or get a blank one in its
     place; `media_check: quick` looks at the beginning and the end of every file, `full` decodes it. Files outside of
     the media folder, and URLs, are refused unless allowed. What frozen encoders make of media is kept on disk, at most
-    `kept_features_gb` (10^9 bytes) of it; the rest is computed for every batch. `workers` threads load media: those that
-    are encoded before the first step, and those of coming steps where nothing is kept, as of an encoder that learns; no
-    bit of a run depends on how many.
+    `kept_features_gb` (10^9 bytes) of it; the rest is computed for every batch. `workers` threads load media: those
+    that are encoded before the first step, and those of coming steps where nothing is kept, as of an encoder that
+    learns; no bit of a run depends on how many.
     """
 
     train: Annotated[Sources, Field(min_length=1)]
