@@ -118,14 +118,13 @@ def test_blocks_hold_every_file_once_in_order_and_are_neither_large_nor_many(num
     assert len(blocks) <= 1 + ends_by_name + len(paths) / 32
 
 
-@given(numbers=NAMES, number=st.integers(0, 5000))
-def test_a_file_more_changes_the_blocks_around_it_only(numbers: set[int], number: int) -> None:
-    without, along = files_of(numbers - {number}, 1), files_of(numbers | {number}, 1)
-    before, after = ({tuple(block) for block in blocks_of(paths)} for paths in (without, along))
-    # Its block changes, is cut in two, or two become one; a block that was as large as may be passes one on.
-    full = sum(len(block) == 512 for block in before | after)
-    assert len(before - after) <= 2 + full
-    assert len(after - before) <= 2 + full
+@given(number=st.integers(0, 5000))
+def test_a_file_more_changes_the_blocks_around_it_only(number: int) -> None:
+    others = set(range(5000)) - {number}
+    before, after = ({tuple(block) for block in blocks_of(files_of(found, 1))} for found in (others, others | {number}))
+    # Its block changes, is cut in two, or two become one; behind one as large as may be, the next changes too.
+    assert len(before) > 20
+    assert len(before - after) <= 3 and len(after - before) <= 3
 
 
 def test_a_folder_of_its_own_is_found_again_by_a_run_that_uses_it_alone() -> None:
