@@ -2,7 +2,7 @@
 
 cotune quickstart --seed 0 --output runs/s0     # and seeds 1 and 2
 python benchmarks/quickstart_seeds.py runs/s0 runs/s1 runs/s2
-python benchmarks/quickstart_seeds.py --name quickstart_long runs/long
+python benchmarks/quickstart_seeds.py --name quickstart_400_steps runs/short
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def tiny_quickstart(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[st
 
 
 def run(**options: Any) -> Any:
-    defaults: dict[str, Any] = {"full": False, "long": False, "seed": 0, "output": None}
+    defaults: dict[str, Any] = {"full": False, "seed": 0, "output": None}
     return quickstart.run_quickstart(Console(file=StringIO()), **defaults | options)
 
 
@@ -54,13 +54,12 @@ def test_the_plain_run_leaves_trained_baselines_empty(tiny_quickstart: list[list
     assert baselines["lora"] is None
 
 
-def test_long_changes_the_recipe_to_one_that_parses_and_is_longer(
+def test_seed_and_folder_change_the_recipe(
     tiny_quickstart: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(long=True, seed=3, output="elsewhere")
-    long, short = find_recipe("quickstart", tiny_quickstart[0]), find_recipe("quickstart")
-    assert long.training.steps > short.training.steps
-    assert long.seed == 3
-    assert str(long.folder) == "elsewhere"
-    assert str(short.folder) == "runs/quickstart"
+    run(seed=3, output="elsewhere")
+    other, plain = find_recipe("quickstart", tiny_quickstart[0]), find_recipe("quickstart")
+    assert (other.seed, str(other.folder)) == (3, "elsewhere")
+    assert (plain.seed, str(plain.folder)) == (0, "runs/quickstart")
+    assert other.training == plain.training

@@ -21,7 +21,6 @@ app = typer.Typer()
 @app.command(epilog="Example: cotune quickstart --full")
 def quickstart(
     full: Annotated[bool, typer.Option("--full", help="train the four baselines too")] = False,
-    long: Annotated[bool, typer.Option("--long", help="tune longer, for yes/no answers from the picture")] = False,
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     output: Annotated[str | None, typer.Option(help="run folder; default runs/quickstart")] = None,
 ) -> None:
@@ -29,7 +28,7 @@ def quickstart(
     from cotune.training.quickstart import run_quickstart
 
     console = console_of_rank()
-    run = run_quickstart(console, full=full, long=long, seed=seed, output=output)
+    run = run_quickstart(console, full=full, seed=seed, output=output)
     _finish(run, console)
 
 

@@ -11,15 +11,14 @@ from cotune.training.catalogue import find_recipe
 from cotune.training.run import train
 
 ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa")
-LONG = ("name=quickstart-long", "training.steps=800")
 
 
-def run_quickstart(console: Console, *, full: bool, long: bool, seed: int, output: str | None) -> RunFolder:
-    """Return the folder of a finished quickstart run; `full` trains the baselines too, `long` tunes longer.
+def run_quickstart(console: Console, *, full: bool, seed: int, output: str | None) -> RunFolder:
+    """Return the folder of a finished quickstart run; `full` trains the baselines too.
 
     An earlier run in the same folder is renamed, never replaced.
     """
-    overrides = [f"seed={seed}", *(LONG if long else ()), *([f"output={output}"] if output else [])]
+    overrides = [f"seed={seed}", *([f"output={output}"] if output else [])]
     recipe = find_recipe("quickstart", overrides)
     run = RunFolder(recipe.folder)
     ensure(ASSETS, console)
