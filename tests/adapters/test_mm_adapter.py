@@ -176,6 +176,14 @@ def test_a_kept_mixture_gives_the_same_in_full_precision(rows: Tensor, bias: boo
     torch.testing.assert_close(kept_output(adapter, hidden, rows), run(adapter, hidden, rows), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_a_kept_mixture_takes_the_flat_inputs_of_some_layers(tokens: int) -> None:
+    adapter, rows = make_adapter(), torch.rand(3, 2, dtype=torch.float64)
+    hidden = torch.randn(3, tokens, 12, dtype=torch.float64)
+    found = kept_output(adapter, hidden.flatten(0, 1), rows)
+    torch.testing.assert_close(found, run(adapter, hidden, rows).flatten(0, 1), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("rows", ROUTES)
 def test_a_kept_mixture_is_nearer_to_full_precision_than_the_narrow_products(rows: Tensor) -> None:
     adapter = make_adapter(width=64, rank=8).float()

@@ -77,44 +77,34 @@ class Mixture(NamedTuple):
 
 
 class KeptMixture(NamedTuple):
-    """A mixture laid out for the many small calls of decoding: x + sum_e up_e (w_e down x) + constant.
+    """A mixture laid out for the many small calls of decoding: x + up (start + down x), both biases inside.
 
-    On a CPU it is in float32 at least, in which products of a few tokens cost a fifth of what they cost in 16 bits.
-    What comes out is rounded once, to the input's precision.
+    `start` is the first bias and a 1, which the other one, a last column of `up`, is multiplied by. On a CPU it is in
+    float32 at least, in which products of a few tokens cost a fifth of what they cost in 16 bits. What comes out is
+    rounded once, to the input's precision.
     """
 
     route: Route
     dtype: torch.dtype  # of the inputs it is for
-    down: Tensor  # [rank, width]
-    up: Tensor  # [width, rank], or [width, experts * rank] where there are weights
-    constant: Tensor | None  # [width] or [batch, tokens, width]: the biases, the first one taken through `up`
-    weights: Tensor | None
-
-    @classmethod
-    def of(cls, mixture: Mixture, route: Route) -> KeptMixture:
-        """Return the mixture that `route` gives, to be kept."""
-        dtype = mixture.down.dtype
-        wide = dtype if mixture.down.is_cuda else torch.promote_types(dtype, torch.float32)
-        down, down_bias, up, bias, weights = (None if part is None else part.to(wide) for part in mixture)
-        assert down is not None and up is not None
-        constant = bias
-        if bias is not None and down_bias is not None:
-            low = down_bias if weights is None else (down_bias * weights).flatten(2)
-            constant = bias + functional.linear(low, up)
-        return cls(route, dtype, down, up, constant, weights)
+    down: Tensor  # [rank + 1, width], the last row zero
+    start: Tensor  # [rank + 1]
+    up: Tensor  # [width, rank + 1], or [width, experts * (rank + 1)] where there are weights
+    weights: Tensor | None  # [batch, tokens, experts, 1]
 
     def added_to(self, hidden: Tensor) -> Tensor:
-        """Return `hidden` [batch, tokens, width] with what the experts add to it."""
+        """Return `hidden`, [batch, tokens, width] or [batch * tokens, width], with what the experts add to it."""
         wide = hidden.to(self.down.dtype)
-        kept = wide if self.constant is None else wide + self.constant
         if self.weights is not None:
-            low = functional.linear(wide, self.down).unsqueeze(2) * self.weights
-            return (kept + functional.linear(low.flatten(2), self.up)).to(hidden.dtype)
-        rows, kept = wide.flatten(0, -2), kept.flatten(0, -2)  # [batch * tokens, width]
-        if len(rows) == 1:  # a product of matrices would wake threads, which takes longer than so small a product
-            changed = torch.addmv(kept[0], self.up, torch.mv(self.down, rows[0]))
+            rows = wide.view(len(self.weights), -1, wide.shape[-1]) if wide.dim() == 2 else wide
+            low = functional.linear(rows, self.down, self.start).unsqueeze(2) * self.weights
+            changed = rows + functional.linear(low.flatten(2), self.up)
+        elif hidden.numel() == hidden.shape[-1]:
+            # A product of matrices would wake threads, which takes longer than so small a product.
+            row = wide.reshape(-1)
+            changed = torch.addmv(row, self.up, torch.addmv(self.start, self.down, row))
         else:
-            changed = torch.addmm(kept, rows @ self.down.t(), self.up.t())
+            rows = wide.flatten(0, -2)  # [batch * tokens, width]
+            changed = torch.addmm(rows, torch.addmm(self.start, rows, self.down.t()), self.up.t())
         return changed.to(hidden.dtype).view(hidden.shape)
 
 
@@ -186,11 +176,10 @@ class MMAdapter(nn.Module):
         weights = route.weights(hidden, self.router)
         if weights is None:
             return hidden
-        mixture = self._mixture(weights, hidden.dtype)
         if self.keeps_mixture and route.fixed and not torch.is_grad_enabled():
-            self._kept = KeptMixture.of(mixture, route)
+            self._kept = self._kept_mixture(weights, hidden.dtype, route)
             return self._kept.added_to(hidden)
-        return self._mixed_in(hidden, mixture)
+        return self._mixed_in(hidden, self._mixture(weights, hidden.dtype))
 
     def keep_mixture(self, keep: bool) -> None:
         """Keep from now on what the route in force makes of the experts, or make it anew at every call.
@@ -205,11 +194,23 @@ class MMAdapter(nn.Module):
         if weights.dim() == 2 and len(weights) == 1:
             up, bias = self.mixed(weights[0])
             return Mixture(down, down_bias, up.to(dtype), None if bias is None else bias.to(dtype), None)
-        weights = self.scale * weights.to(self.up)
-        weights = weights.unsqueeze(1) if weights.dim() == 2 else weights  # [batch, tokens, experts], either may be 1
+        weights = self.scale * _per_token(weights).to(self.up)
         up = self.expanded_up().permute(1, 0, 2).flatten(1)  # [width, experts * rank]
         bias = None if self.up_bias is None else (weights @ self.up_bias).to(dtype)
         return Mixture(down, down_bias, up.to(dtype), bias, weights.to(dtype).unsqueeze(3))
+
+    def _kept_mixture(self, weights: Tensor, dtype: torch.dtype, route: Route) -> KeptMixture:
+        """Return what `_mixture` makes of the experts, to be kept for as long as `route` holds."""
+        wide = dtype if self.down.is_cuda else torch.promote_types(dtype, torch.float32)
+        down_bias = self.down.new_zeros(self.rank) if self.down_bias is None else self.down_bias
+        up_bias = self.up.new_zeros(self.experts, self.width) if self.up_bias is None else self.up_bias
+        down, start = functional.pad(self.down, (0, 0, 0, 1)), functional.pad(down_bias, (0, 1), value=1.0)
+        up = self.scale * torch.cat([self.expanded_up(), up_bias.unsqueeze(2)], 2)  # [experts, width, rank + 1]
+        if weights.dim() == 2 and len(weights) == 1:
+            up, kept = torch.einsum("e,ewr->wr", weights[0].to(up), up), None
+        else:
+            up, kept = up.permute(1, 0, 2).flatten(1), _per_token(weights).to(wide).unsqueeze(3)
+        return KeptMixture(route, dtype, down.to(wide), start.to(wide), up.to(wide), kept)
 
     def _mixed_in(self, hidden: Tensor, mixture: Mixture) -> Tensor:
         """Return `hidden` [batch, tokens, width] with what the experts add to it."""
@@ -219,6 +220,11 @@ class MMAdapter(nn.Module):
         # One product for all experts: their bottlenecks, weighted, stand side by side.
         result = hidden + functional.linear((low.unsqueeze(2) * mixture.weights).flatten(2), mixture.up)
         return result if mixture.bias is None else result + mixture.bias
+
+
+def _per_token(weights: Tensor) -> Tensor:
+    """Return weights [batch, experts] or [batch, tokens, experts] as the latter; batch and tokens may be 1."""
+    return weights.unsqueeze(1) if weights.dim() == 2 else weights
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 Logits = Callable[[Tensor], Tensor]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode_greedily(
     body: nn.Module,
     logits: Logits,

@@ -162,7 +162,7 @@ class MultimodalLM(nn.Module):
         steps = list(self.decode(batch, max_new_tokens))
         return [self._until_stop([step[row] for step in steps]) for row in range(len(batch.lengths))]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode(self, batch: Batch, max_new_tokens: int, cache: Any = None) -> Iterator[list[int]]:
         """Yield one token per row and step; the rows' routes hold for the whole answer.
 

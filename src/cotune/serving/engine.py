@@ -110,7 +110,7 @@ class Engine:
             self._changed.notify()
         self._thread.join(timeout=seconds)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _work(self) -> None:
         adapters = self.model.adapters
         with kept_mixtures([] if adapters is None else adapters.site_adapters):
