@@ -77,19 +77,6 @@ def test_products_in_bfloat16_are_as_near_as_bfloat16_is(rows: Sequence[Sequence
     check(rows, torch.bfloat16, 0.02, causal_mask(rows))
 
 
-@pytest.mark.parametrize("tokens", [2, 127, 128, 129, 300])
-def test_blocks_of_queries_make_no_difference(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = inputs(2, tokens, torch.float64)
-    results = []
-    for block in (module._BLOCK, 7, tokens):
-        monkeypatch.setattr(module, "_BLOCK", block)
-        output = module._Products.apply(*tensors, 0.5)
-        results.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
-    for result in results[1:]:
-        for one, other in zip(results[0], result, strict=True):
-            torch.testing.assert_close(one, other)
-
-
 def test_without_a_mask_all_tokens_are_one_sequence() -> None:
     check([[130], [130]], torch.float64, 1e-12, None)
     check([[130], [130]], torch.bfloat16, 0.02, None)

@@ -62,34 +62,38 @@ class MMAdapterConfig:
 
 
 class Mixture(NamedTuple):
-    """What a route makes of an adapter's experts, in the input's precision.
+    """What a route makes of an adapter's experts, whose bottleneck ends with a 1 that their bias is multiplied by.
 
-    With one row of weights they are mixed: `up` [width, rank] and `bias` [width] are sums over the experts, `weights`
-    is None. With several, `weights` [batch, tokens, experts, 1] scale each expert's own bottleneck, `up`
-    [width, experts * rank] holds the experts side by side, and `bias` is [batch, tokens, width].
+    With one row of weights they are mixed, and `weights` is None. With several, `weights` [batch, tokens, experts, 1]
+    scale each expert's own bottleneck, and `up` holds the experts side by side.
     """
 
     down: Tensor  # [rank, width]
     down_bias: Tensor | None
-    up: Tensor
-    bias: Tensor | None
+    up: Tensor  # [width, rank + 1], or [width, experts * (rank + 1)] where there are weights
     weights: Tensor | None
 
 
 class KeptMixture(NamedTuple):
-    """A mixture laid out for the many small calls of decoding: x + up (start + down x), both biases inside.
+    """A mixture laid out for the many small calls of decoding: x + up (start + down x).
 
-    `start` is the first bias and a 1, which the other one, a last column of `up`, is multiplied by. On a CPU it is in
-    float32 at least, in which products of a few tokens cost a fifth of what they cost in 16 bits. What comes out is
-    rounded once, to the input's precision.
+    On a CPU it is in float32 at least, in which products of a few tokens cost a fifth of what they cost in 16 bits.
+    What comes out is rounded once, to the input's precision.
     """
 
     route: Route
     dtype: torch.dtype  # of the inputs it is for
     down: Tensor  # [rank + 1, width], the last row zero
-    start: Tensor  # [rank + 1]
-    up: Tensor  # [width, rank + 1], or [width, experts * (rank + 1)] where there are weights
-    weights: Tensor | None  # [batch, tokens, experts, 1]
+    start: Tensor  # [rank + 1], the bias and the 1
+    up: Tensor  # like a mixture's
+    weights: Tensor | None
+
+    @classmethod
+    def of(cls, mixture: Mixture, route: Route, dtype: torch.dtype) -> KeptMixture:
+        """Return the mixture that `route` gives, to be kept for inputs of a precision."""
+        bias = mixture.down.new_zeros(len(mixture.down)) if mixture.down_bias is None else mixture.down_bias
+        down, start = functional.pad(mixture.down, (0, 0, 0, 1)), functional.pad(bias, (0, 1), value=1.0)
+        return cls(route, dtype, down, start, mixture.up, mixture.weights)
 
     def added_to(self, hidden: Tensor) -> Tensor:
         """Return `hidden`, [batch, tokens, width] or [batch * tokens, width], with what the experts add to it."""
@@ -177,7 +181,8 @@ class MMAdapter(nn.Module):
         if weights is None:
             return hidden
         if self.keeps_mixture and route.fixed and not torch.is_grad_enabled():
-            self._kept = self._kept_mixture(weights, hidden.dtype, route)
+            wide = hidden.dtype if hidden.is_cuda else torch.promote_types(hidden.dtype, torch.float32)
+            self._kept = KeptMixture.of(self._mixture(weights, wide), route, hidden.dtype)
             return self._kept.added_to(hidden)
         return self._mixed_in(hidden, self._mixture(weights, hidden.dtype))
 
@@ -193,38 +198,23 @@ class MMAdapter(nn.Module):
         down, down_bias = self.down.to(dtype), None if self.down_bias is None else self.down_bias.to(dtype)
         if weights.dim() == 2 and len(weights) == 1:
             up, bias = self.mixed(weights[0])
-            return Mixture(down, down_bias, up.to(dtype), None if bias is None else bias.to(dtype), None)
-        weights = self.scale * _per_token(weights).to(self.up)
-        up = self.expanded_up().permute(1, 0, 2).flatten(1)  # [width, experts * rank]
-        bias = None if self.up_bias is None else (weights @ self.up_bias).to(dtype)
-        return Mixture(down, down_bias, up.to(dtype), bias, weights.to(dtype).unsqueeze(3))
-
-    def _kept_mixture(self, weights: Tensor, dtype: torch.dtype, route: Route) -> KeptMixture:
-        """Return what `_mixture` makes of the experts, to be kept for as long as `route` holds."""
-        wide = dtype if self.down.is_cuda else torch.promote_types(dtype, torch.float32)
-        down_bias = self.down.new_zeros(self.rank) if self.down_bias is None else self.down_bias
-        up_bias = self.up.new_zeros(self.experts, self.width) if self.up_bias is None else self.up_bias
-        down, start = functional.pad(self.down, (0, 0, 0, 1)), functional.pad(down_bias, (0, 1), value=1.0)
-        up = self.scale * torch.cat([self.expanded_up(), up_bias.unsqueeze(2)], 2)  # [experts, width, rank + 1]
-        if weights.dim() == 2 and len(weights) == 1:
-            up, kept = torch.einsum("e,ewr->wr", weights[0].to(up), up), None
-        else:
-            up, kept = up.permute(1, 0, 2).flatten(1), _per_token(weights).to(wide).unsqueeze(3)
-        return KeptMixture(route, dtype, down.to(wide), start.to(wide), up.to(wide), kept)
+            bias = up.new_zeros(self.width) if bias is None else bias
+            return Mixture(down, down_bias, torch.column_stack([up, bias]).to(dtype), None)
+        weights = self.scale * weights.to(self.up)
+        weights = weights.unsqueeze(1) if weights.dim() == 2 else weights  # [batch, tokens, experts], either may be 1
+        biases = self.up.new_zeros(self.experts, self.width) if self.up_bias is None else self.up_bias
+        experts = torch.cat([self.expanded_up(), biases.unsqueeze(2)], 2)  # [experts, width, rank + 1]
+        up = experts.permute(1, 0, 2).flatten(1)
+        return Mixture(down, down_bias, up.to(dtype), weights.to(dtype).unsqueeze(3))
 
     def _mixed_in(self, hidden: Tensor, mixture: Mixture) -> Tensor:
         """Return `hidden` [batch, tokens, width] with what the experts add to it."""
         low: Tensor = self.dropout(functional.linear(hidden, mixture.down, mixture.down_bias))  # [batch, tokens, rank]
-        if mixture.weights is None:
-            return hidden + functional.linear(low, mixture.up, mixture.bias)
-        # One product for all experts: their bottlenecks, weighted, stand side by side.
-        result = hidden + functional.linear((low.unsqueeze(2) * mixture.weights).flatten(2), mixture.up)
-        return result if mixture.bias is None else result + mixture.bias
-
-
-def _per_token(weights: Tensor) -> Tensor:
-    """Return weights [batch, experts] or [batch, tokens, experts] as the latter; batch and tokens may be 1."""
-    return weights.unsqueeze(1) if weights.dim() == 2 else weights
+        low = functional.pad(low, (0, 1), value=1.0)
+        if mixture.weights is not None:
+            # One product for all experts: their bottlenecks, weighted, stand side by side.
+            low = (low.unsqueeze(2) * mixture.weights).flatten(2)
+        return hidden + functional.linear(low, mixture.up)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -21,12 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
+from cotune.model.attention_products import AttentionByProducts, Piece, pieces_of
+
 IMPLEMENTATION = "cotune_cpu"  # the name transformers knows it by
 _OTHER_PATTERNS = ("softcap", "position_bias", "cache", "s_aux")  # options with which it is no plain attention
-# Queries at a time: their scores stay in a processor's cache, and most of what is above the diagonal is spared.
-_BLOCK = 128
-# Scores at a time, where rows are short: as many rows as keep below it.
-_SCORES = 2**18
 _masks_lengths = WeakIdKeyDictionary()  # what was read off a mask: it is the same for all layers of a pass
 
 
@@ -68,12 +65,10 @@ def cpu_attention(
         )
         return output, None
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    if len(lengths) == 1:  # the same for all rows
-        output = _attend_rows(query, key, value, lengths[0], scale)
-    else:
-        rows = zip(query.split(1), key.split(1), value.split(1), lengths, strict=True)  # type: ignore[no-untyped-call]
-        output = torch.cat([_attend_rows(*row, scale) for row in rows])
-    return output.transpose(1, 2).contiguous(), None
+    pieces = pieces_of(lengths, len(query))
+    if query.dtype == torch.bfloat16:
+        return AttentionByProducts.apply(query, key, value, pieces, scale), None  # type: ignore[no-untyped-call]
+    return _by_kernel(query, key, value, pieces, scale), None
 
 
 def _lengths(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> list[list[int]] | None:
@@ -106,122 +101,23 @@ def sequence_lengths(mask: Tensor) -> list[list[int]] | None:
     return [[len(list(run)) for _, run in groupby(row)] for row in first.tolist()]
 
 
-def _attend_rows(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
-    """Return the output [batch, heads, tokens, width] of rows whose sequences have the same lengths."""
-    pieces = _joined_singles(lengths)
-    if len(pieces) == 1 and not pieces[0][1]:
-        return _attend(query, key, value, scale)
-    sizes = [tokens for tokens, _ in pieces]
-    parts = zip(*(torch.split(tensor, sizes, 2) for tensor in (query, key, value)), pieces, strict=True)
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], scale: float) -> Tensor:
+    """Return the output [batch, tokens, heads, width] of PyTorch's kernel for each piece by itself."""
     shared = query.shape[1] // key.shape[1]
-    return torch.cat(
-        [
-            # A token that sees itself alone takes its own value.
-            own.repeat_interleave(shared, 1) if single else _attend(asked, of_key, own, scale)
-            for asked, of_key, own, (_, single) in parts
-        ],
-        2,
-    )
 
-
-def _joined_singles(lengths: Sequence[int]) -> list[tuple[int, bool]]:
-    """Return pieces of a row and whether they are tokens on their own: neighbours of those are one piece."""
-    pieces: list[tuple[int, bool]] = []
-    for single, run in groupby(lengths, lambda length: length == 1):
-        found = list(run)
-        pieces += [(len(found), True)] if single else [(length, False) for length in found]
-    return pieces
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return causal attention within sequences of one length."""
-    if query.dtype == torch.bfloat16:
-        heads, tokens = query.shape[1:3]
-        rows = max(1, _SCORES // (heads * min(_BLOCK, tokens) * tokens))
-        parts = zip(*(torch.split(tensor, rows) for tensor in (query, key, value)), strict=True)
-        return _one([_Products.apply(*part, scale) for part in parts])  # type: ignore[no-untyped-call]
-    shared = query.shape[1] > key.shape[1]
-    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=shared)
-
-
-def _one(parts: Sequence[Tensor]) -> Tensor:
-    """Return parts of a batch as one tensor."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-class _Products(torch.autograd.Function):
-    """Causal attention as softmax(Q K^T scale) V, a block of queries at a time.
-
-    Nothing of the size tokens x tokens is kept: the backward pass makes the probabilities again, P = softmax(S), and
-    from them dV = P^T dO, dS = P (dO V^T - sum(P dO V^T)), dQ = dS K and dK = dS^T Q.
-    Query heads that share a key stand below each other as more queries, so that no key is copied for them.
-    """
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        context.save_for_backward(query, key, value)
-        context.scale = scale
-        shape, groups = query.shape, key.shape[0] * key.shape[1]
-        query, key, value = _scaled_heads(query, scale), key.flatten(0, 1), value.flatten(0, 1)
-        output = [
-            torch.bmm(_probabilities(block, key, start, stop), value[:, :stop])
-            for start, stop, block in _blocks(query, groups)
-        ]
-        return _joined(output, shape[:2])
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value = context.saved_tensors
-        heads, of_key_heads, groups = query.shape[:2], key.shape[:2], key.shape[0] * key.shape[1]
-        query, key, value = _scaled_heads(query, context.scale), key.flatten(0, 1), value.flatten(0, 1)
-        of_query, of_key, of_value = [], torch.zeros_like(key), torch.zeros_like(value)
-        of_output = _blocks(gradients[0].flatten(0, 1), groups)
-        for (start, stop, block), (_, _, outer) in zip(_blocks(query, groups), of_output, strict=True):
-            seen = _probabilities(block, key, start, stop)  # [groups, shared * block, stop]
-            of_value[:, :stop] += torch.bmm(seen.transpose(1, 2), outer)
-            of_seen = torch.bmm(outer, value[:, :stop].transpose(1, 2))
-            of_scores = torch._softmax_backward_data(of_seen, seen, -1, seen.dtype)
-            of_query.append(torch.bmm(of_scores, key[:, :stop]))
-            of_key[:, :stop] += torch.bmm(of_scores.transpose(1, 2), block)  # holds the scale already
-        return (
-            _joined(of_query, heads).mul_(context.scale),
-            of_key.view(*of_key_heads, *of_key.shape[1:]),
-            of_value.view(*of_key_heads, *of_value.shape[1:]),
-            None,
+    def attend(piece: Piece) -> Tensor:
+        asked, of_key, own = (piece.of(tensor) for tensor in (query, key, value))
+        if piece.alone:  # a token that sees itself alone takes its own value
+            return own.repeat_interleave(shared, 1)
+        return functional.scaled_dot_product_attention(
+            asked, of_key, own, is_causal=True, scale=scale, enable_gqa=shared > 1
         )
 
-
-def _scaled_heads(query: Tensor, scale: float) -> Tensor:
-    """Return queries [batch * heads, tokens, width] times the scale: fewer numbers than the scores are."""
-    return query.flatten(0, 1) * scale
-
-
-def _blocks(rows: Tensor, groups: int) -> list[tuple[int, int, Tensor]]:
-    """Return blocks of tokens of [batch * heads, tokens, width]: start, stop, [groups, shared * block, width]."""
-    heads, tokens, width = rows.shape
-    return [
-        (start, stop, rows[:, start:stop].reshape(groups, heads // groups * (stop - start), width))
-        for start in range(0, tokens, _BLOCK)
-        for stop in [min(tokens, start + _BLOCK)]
-    ]
+    by_rows = groupby(pieces, lambda piece: piece.rows.start)
+    rows = [_joined([attend(piece) for piece in found], 2) for _, found in by_rows]
+    return _joined(rows, 0).transpose(1, 2).contiguous()
 
 
-def _probabilities(queries: Tensor, key: Tensor, start: int, stop: int) -> Tensor:
-    """Return what the queries of tokens start to stop see of their past [groups, shared * block, stop]."""
-    scores = torch.bmm(queries, key[:, :stop].transpose(1, 2))
-    block = stop - start
-    scores.view(len(scores), -1, block, stop)[..., start:].add_(_future(block))
-    return scores.softmax(-1)
-
-
-@lru_cache(maxsize=_BLOCK)
-def _future(tokens: int) -> Tensor:
-    """Return [tokens, tokens]: minus infinity where a column is behind its row, else 0. To add it beats filling."""
-    return torch.full((tokens, tokens), -math.inf, dtype=torch.bfloat16).triu_(1)
-
-
-def _joined(blocks: Sequence[Tensor], heads: Sequence[int]) -> Tensor:
-    """Return blocks [groups, shared * block, width] as [batch, heads, tokens, width]."""
-    width = blocks[0].shape[2]
-    of_heads = [block.view(heads[0] * heads[1], -1, width) for block in blocks]
-    return torch.cat(of_heads, 1).view(*heads, -1, width)
+def _joined(parts: Sequence[Tensor], dimension: int) -> Tensor:
+    """Return parts as one tensor."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dimension)
