@@ -3,19 +3,19 @@
 Rounds alternate between the two on the same model and the very same batches, so that a machine that slows down slows
 both. The ratio is the median over the rounds; the measurements' own clock gives a second, steadier number.
 
-    python benchmarks/coordination_overhead.py
+    python benchmarks/coordination_overhead.py              # 7 minutes on two cores
+    python benchmarks/coordination_overhead.py --quick      # a look
     python benchmarks/coordination_overhead.py --rounds 9 --steps 40 coordination.measure_every=5
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import ASSETS, result, write
+from measuring import ASSETS, command, result, write
 from rich.console import Console
 
 from cotune.progress import table
@@ -93,10 +93,9 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     """Take the rounds, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__, rounds=7, quick="two rounds of few steps, for a look")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
     parser.add_argument("--recipe", default="quickstart")
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--steps", type=int, default=40, help="of a round, with and without each; a multiple of measure_every"
     )
@@ -105,6 +104,8 @@ def main() -> None:
     if arguments.recipe == "quickstart":
         ensure(ASSETS, console)
     recipe = find_recipe(arguments.recipe, arguments.overrides)
+    if arguments.quick:
+        arguments.rounds, arguments.steps = 2, recipe.coordination.measure_every
     if not recipe.coordination.measure_every or arguments.steps % recipe.coordination.measure_every:
         parser.error(f"--steps must be a multiple of coordination.measure_every ({recipe.coordination.measure_every})")
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +116,7 @@ def main() -> None:
             console.print(f"round {number + 1}: {rounds[-1]['with'] / rounds[-1]['without']:.4f}")
     summary = summarise(rounds, arguments.steps, recipe)
     show(summary, console)
-    console.print(f"{write(summary)} written")
+    console.print(f"{write(summary, arguments.output)} written")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from cotune.training.quickstart import ASSETS
 from cotune.training.result import versions
 
-__all__ = ["ASSETS", "Rounds", "command", "machine", "result", "seconds", "take_turns", "write"]
+__all__ = ["ASSETS", "RESULTS", "Rounds", "command", "machine", "result", "seconds", "take_turns", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 

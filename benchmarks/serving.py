@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import datetime
 import json
-import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -33,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from measuring import RESULTS, result, write
 from rich.console import Console
 
 from cotune.progress import progress, table
 
-RESULT = Path(__file__).parent / "results" / "serving.json"
+RESULT = RESULTS / "serving.json"
 PICTURE = Path("~/.cache/cotune/easy-vqa-1.0/test/images/0.png").expanduser()
 TOPICS = ["a dog", "the sea", "a train", "two friends", "the moon", "a garden", "winter", "a clock"]
 
@@ -215,18 +213,9 @@ def main() -> None:
     ratio = shown(rows, console)
     if options.quick:
         return
-    about = {
-        "benchmark": "serving",
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "run": options.run.name,
-        "tokens": options.tokens,
-        "image": options.image is not None,
-    }
+    about = {"run": options.run.name, "tokens": options.tokens, "image": options.image is not None}
     name = RESULT.with_stem("serving-image") if options.image else RESULT
-    name.parent.mkdir(exist_ok=True)
-    name.write_text(json.dumps({**about, "ratio": ratio, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    write(result("serving", {"ratio": ratio}, **about, rows=rows), name)
     console.print(f"Written: {name}")
 
 

@@ -31,10 +31,8 @@ result are against `trl`.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -44,23 +42,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from rich.console import Console
 
 sys.path.append(str(Path(__file__).parent / "step"))
 
 from matrix_peak import WAYS, matrix_peak
+from measuring import ASSETS, RESULTS, result
 from peers_environment import peers_python
 from worker import COUNT, ROUND
 from workload import Plan, recipe_for, write_for_peers, write_samples
 
 from cotune.progress import make_console, progress, table
 from cotune.quickstart import ensure
-from cotune.training.result import versions
 from cotune.training.run import prepare_training
 
-ASSETS = ("smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa")
-RESULT = Path(__file__).parent / "results" / "training_step.json"
+RESULT = RESULTS / "training_step.json"
 STEP = Path(__file__).parent / "step"
 SOFT = "model.llm.routing.mode=soft"
 REFERENCE = "cotune"
@@ -266,25 +262,22 @@ def measure_peers(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
     with_peers, operations = benchmark.run(PEERS, rounds, "Beside the peers")
     peers = summary_of(benchmark, with_peers, operations, PEERS)
     show(f"Beside the peers, {benchmark.precision}", peers, benchmark.console)
-    result: dict[str, Any] = {
-        "benchmark": "training_step",
-        "date": datetime.date.today().isoformat(),
+    ratios = {
         "loss_tokens_per_second_ratio": median_ratio(with_peers, "trl", REFERENCE, "seconds"),
         "peak_memory_ratio": median_ratio(with_peers, REFERENCE, "trl", "memory"),
         "loss_tokens_per_second_ratio_llava": median_ratio(with_peers, "llava", REFERENCE, "seconds"),
         "peak_memory_ratio_llava": median_ratio(with_peers, REFERENCE, "llava", "memory"),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
-        "versions": versions(),
-        "precision": benchmark.precision,
-        "plan": asdict(benchmark.plan),
-        "samples": benchmark.samples,
-        "peers": peers,
     }
-    result["rounds"] = with_peers
-    result["matrix_peak"] = {name: statistics.median(found) for name, found in benchmark.peaks.items()}
-    return result
+    return result(
+        "training_step",
+        ratios,
+        precision=benchmark.precision,
+        plan=asdict(benchmark.plan),
+        samples=benchmark.samples,
+        peers=peers,
+        rounds=with_peers,
+        matrix_peak={name: statistics.median(found) for name, found in benchmark.peaks.items()},
+    )
 
 
 def measure_ablation(benchmark: Benchmark, rounds: int) -> dict[str, Any]:
@@ -327,16 +320,16 @@ def main() -> None:
     rounds, ablation = (1, min(1, chosen.ablation_rounds)) if chosen.quick else (chosen.rounds, chosen.ablation_rounds)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(plan, chosen.precision, python, Path(folder), console)
-        result = measure_peers(benchmark, rounds)
-        keep(result, chosen, console)  # half an hour's work: the ablation may still run out of memory
+        found = measure_peers(benchmark, rounds)
+        keep(found, chosen, console)  # half an hour's work: the ablation may still run out of memory
         if ablation:
-            keep(result | measure_ablation(benchmark, ablation), chosen, console)
+            keep(found | measure_ablation(benchmark, ablation), chosen, console)
 
 
-def keep(result: Mapping[str, Any], chosen: argparse.Namespace, console: Console) -> None:
+def keep(found: Mapping[str, Any], chosen: argparse.Namespace, console: Console) -> None:
     """Write the result, unless this was only a look."""
     if not chosen.quick:
-        chosen.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        chosen.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         console.print(f"{chosen.output} written")
 
 

@@ -327,29 +327,52 @@ class Wide(nn.Module):
         return found
 
 
-def wide_log_kappa(dtype: torch.dtype, *, autocast: bool = False, seed: int = 0, **options: Any) -> list[Balance]:
-    """Return three balances of the same fp32 steps of Adam-like size, the probe computed in another type."""
+def wide_log_kappa(dtype: torch.dtype, **options: Any) -> list[Balance]:
+    """Return the balances alone of `wide_measured`."""
+    return wide_measured(dtype, **options)[1]
+
+
+def wide_measured(
+    dtype: torch.dtype,
+    *,
+    autocast: bool = False,
+    seed: int = 0,
+    size: float = 1e-4,
+    rounding: float = 0.0,
+    given: bool = False,
+    **options: Any,
+) -> tuple[BalanceMeter, list[Balance]]:
+    """Return a meter and three balances of the same fp32 steps of Adam-like size, the probe computed in another type.
+
+    Logits are off by random numbers of the size `rounding`, others after every change of a weight, as deep models round
+    in 16 bits; and others again in predictions before the step, where those are `given`.
+    """
     torch.manual_seed(seed)
     model = Wide()
     inputs, targets = torch.randn(8, 6, 32), torch.randint(64, (8, 6))
     parts = components(model)
-    steps = [[1e-4 * torch.randn(value.shape).sign() for value in model.parameters()] for _ in range(3)]
+    steps = [[size * torch.randn(value.shape).sign() for value in model.parameters()] for _ in range(3)]
     if dtype == torch.float64:
         model.double()
         parts = components(model)
     meter, found_balances = BalanceMeter(model, parts, **options), []
 
-    def forward(batch: Any) -> Any:
+    def forward(another_pass: int) -> Any:
+        state = hash(tuple(float(value.double().sum()) for value in model.parameters()))
+        generator = torch.Generator().manual_seed((state + another_pass) % 2**31)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            return model(inputs.to(dtype)), targets
+            logits = model(inputs.to(dtype))
+        return logits + rounding * torch.randn(logits.shape, generator=generator).to(logits), targets
 
     for step in steps:
+        with torch.no_grad():
+            bases = [as_predictions(forward(1))] if given else None
         meter.before_step()
         with torch.no_grad():
             for value, change in zip(model.parameters(), step, strict=True):
                 value += change
-        found_balances.append(meter.measure(forward, [0]))
-    return found_balances
+        found_balances.append(meter.measure(forward, [0], bases))
+    return meter, found_balances
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -363,6 +386,31 @@ def test_amplified_steps_under_16_bits_come_within_a_fifth_of_a_nat(seed: int) -
     plain = wide_log_kappa(torch.float32, autocast=True, seed=seed, amplification=1.0)
     errors = [abs(one.log_kappa - other.log_kappa) for one, other in zip(exact, plain, strict=True)]
     assert max(errors) > 0.4, "the plain step drowns in rounding, or this test shows nothing"
+
+
+def test_what_the_model_rounds_is_measured_once_and_kept_with_its_state() -> None:
+    off = 0.02
+    meter, _ = wide_measured(torch.float32, autocast=True, size=1e-2, rounding=off)
+    found = meter.state_dict()["rounding"]
+    assert found == pytest.approx(off**2, rel=0.2)  # half the variance of the difference between two random errors
+    again = BalanceMeter(meter.model, meter.found)
+    again.load_state_dict(meter.state_dict())
+    assert again.amplification.rounding == found
+    meter, _ = wide_measured(torch.float32, size=1e-2, rounding=off)
+    assert meter.state_dict()["rounding"] is None, "in 32 bits nothing is amplified, and nothing spent on it"
+
+
+def test_given_predictions_are_used_that_are_no_further_off_than_the_model_rounds() -> None:
+    options: dict[str, Any] = {"size": 1e-2, "rounding": 0.02}
+    own = wide_log_kappa(torch.float32, autocast=True, **options)
+    given = wide_log_kappa(torch.float32, autocast=True, given=True, **options)
+    assert [balance.forwards for balance in own[1:]] == [3, 3]
+    assert [balance.forwards for balance in given[1:]] == [2, 2]
+    for one, other in zip(own, given, strict=True):
+        assert one.log_kappa == pytest.approx(other.log_kappa, abs=0.15)
+    with pytest.warns(UserWarning, match="differ from its own"):  # in 32 bits that is no rounding
+        given = wide_log_kappa(torch.float32, given=True, **options)
+    assert [balance.forwards for balance in given] == [3, 3, 3]
 
 
 def test_inside_one_autocast_context_the_weights_just_set_are_the_ones_computed_with() -> None:

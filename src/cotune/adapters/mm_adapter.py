@@ -138,15 +138,20 @@ class MMAdapter(nn.Module):
 
     def expanded_up(self) -> Tensor:
         """Return the experts' up-projections as dense matrices, [experts, width, rank], zero outside the groups."""
-        grouped = self.up.view(self.experts, self.groups, -1, self.rank // self.groups)  # [.., groups, rows, columns]
-        blocks = torch.eye(self.groups, dtype=self.up.dtype, device=self.up.device)[:, None, :, None]
-        dense: Tensor = grouped.unsqueeze(3) * blocks  # [experts, groups, rows, groups, columns]
-        return dense.reshape(self.experts, self.width, self.rank)
+        return self._dense(self.up)
+
+    def _dense(self, grouped: Tensor) -> Tensor:
+        """Return up-projections [.., width, rank / groups] as dense matrices [.., width, rank]."""
+        blocks = torch.eye(self.groups, dtype=grouped.dtype, device=grouped.device)[:, None, :, None]
+        *experts, _, columns = grouped.shape
+        by_group = grouped.view(*experts, self.groups, -1, 1, columns)
+        dense: Tensor = by_group * blocks  # [.., groups, rows, groups, columns]
+        return dense.reshape(*grouped.shape[:-1], self.rank)
 
     def mixed(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return s * sum_e w_e B_e [width, rank] and s * sum_e w_e b_e [width] for one row of weights [experts]."""
         weights = self.scale * weights.to(self.up)
-        up = torch.einsum("e,ewr->wr", weights, self.expanded_up())
+        up = self._dense((weights @ self.up.flatten(1)).view(self.up.shape[1:]))
         return up, None if self.up_bias is None else weights @ self.up_bias
 
     def forward(self, hidden: Tensor) -> Tensor:

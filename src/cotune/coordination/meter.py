@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from cotune.coordination.agreement import on_all_ranks
-from cotune.coordination.amplification import Amplification
+from cotune.coordination.amplification import Amplification, rounds
 from cotune.coordination.balance import Balance, balance_of
 from cotune.coordination.components import FEATURES, LANGUAGE, Component, sides
 from cotune.coordination.divergence import divergence_named
 from cotune.coordination.predictions import Predictions, Reduction
 from cotune.coordination.probe import Step
-from cotune.coordination.star import GIVEN, Forward, Star
+from cotune.coordination.star import GIVEN, ROUNDING, Forward, Star
 from cotune.coordination.totals import BOTH, Totals, sum_over_ranks
 from cotune.errors import BalanceError, nearest
 
 _OUT_OF_MEMORY = "out of memory"
-# A given base may differ from the probe's own by so much of what is measured: an eighth of the ratio at most. A model
-# in bfloat16 that sees the same rows in another batch differs by 3e-6 nats, where 1e-3 are measured.
-_BASE_TOLERANCE = 4e-3
+# A given base may differ from the probe's own by so much of what is measured: an eighth of the ratio at most; or by so
+# many times what rounding sets any two forwards apart, the probe's own before and after the step too.
+_BASE_TOLERANCE, _ROUNDING_TOLERANCE = 4e-3, 4.0
 
 
 class BaseNotUsedWarning(UserWarning):
@@ -45,11 +45,12 @@ class BalanceMeter:
 
     `forward(probe)` returns `(logits, targets)` or `(logits, targets, rows)`, see `as_predictions`. Steps shorter than
     16-bit numbers can hold are taken `amplification` times ("auto": only where the model computes in 16 bits, each part
-    as often as brings its divergence to 1e-3; where the first guess is far off, the step is measured twice).
+    as often as makes it stand out from rounding; where the first guess is far off, the step is measured twice).
     `per_component` measures every component alone too, `interaction` both sides together: one forward more for each.
     `reduce` adds tensors over ranks.
 
-    Costs two forwards of the probe, a third without `bases`, and two copies of the trainable values meanwhile.
+    Costs two forwards of the probe, a third without `bases`, once another in 16 bits, and two copies of the trainable
+    values meanwhile.
 
     Raises:
         BalanceError: for an unknown divergence or reduction, or an amplification below 1.
@@ -149,8 +150,12 @@ class BalanceMeter:
         usable = None if self.base_usable is False else bases
         found = on_all_ranks(lambda: self._all(star, probes, usable), self.reduce, self._device)
         measured = self._summed(found)
-        given, _ = measured.totals.divergence.pop(GIVEN), measured.totals.loss.pop(GIVEN)
+        given, rounding = (measured.totals.divergence.pop(name) for name in (GIVEN, ROUNDING))
+        for name in (GIVEN, ROUNDING):
+            del measured.totals.loss[name]
         measured.given = given / (measured.totals.weight or math.nan)
+        if rounding > 0 and measured.totals.weight > 0:
+            self.amplification.rounding = (rounding / measured.totals.weight) ** (2 / self.divergence.exponent)
         balance = balance_of(
             measured.totals,
             exponent=self.divergence.exponent,
@@ -162,7 +167,7 @@ class BalanceMeter:
 
     def _all(self, star: Star, probes: list[Any], bases: Sequence[Predictions] | None) -> _Measured:
         """Return the totals over this rank's micro-batches."""
-        found = _Measured(Totals(dict.fromkeys([*star.parts, GIVEN], 0.0)), dict.fromkeys(self.parts, 0.0))
+        found = _Measured(Totals(dict.fromkeys([*star.parts, GIVEN, ROUNDING], 0.0)), dict.fromkeys(self.parts, 0.0))
         found.checked = bases is not None and self.base_usable is None
         try:
             with star.standing():
@@ -172,6 +177,8 @@ class BalanceMeter:
                         found.factors = self.amplification.factors(
                             self.model, star.parts, self.parts, base.logits.dtype
                         )
+                    if self.amplification.rounding is None and rounds(self.model, base.logits.dtype):
+                        found.totals += star.rounding(probe, base)
                     if bases is not None and found.checked:
                         found.totals += star.difference(base, bases[number])
                     found.totals += star.totals(probe, base, found.factors)
@@ -203,7 +210,8 @@ class BalanceMeter:
             for name, value in balance.divergence.items()
             if value and name != BOTH
         ]
-        self.base_usable = given**power <= _BASE_TOLERANCE * min(sizes)
+        tolerated = max(_BASE_TOLERANCE * min(sizes), _ROUNDING_TOLERANCE * (self.amplification.rounding or 0.0))
+        self.base_usable = given**power <= tolerated
         if not self.base_usable:
             warnings.warn(
                 "the base predictions given to the balance probe differ from its own (dropout, other padding, or "
@@ -218,6 +226,7 @@ class BalanceMeter:
             "measured": self.measured,
             "rejected": dict(self.rejected),
             "amplification": dict(self.amplification.chosen),
+            "rounding": self.amplification.rounding,
             "base_usable": self.base_usable,
         }
 
@@ -225,6 +234,7 @@ class BalanceMeter:
         """Go on where `state` was taken."""
         self.measured, self.rejected = state["measured"], Counter(state["rejected"])
         self.amplification.chosen, self.base_usable = dict(state["amplification"]), state["base_usable"]
+        self.amplification.rounding = state.get("rounding")  # snapshots from before it was measured have none
 
 
 @dataclass

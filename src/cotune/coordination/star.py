@@ -15,7 +15,9 @@ from cotune.coordination.predictions import Predictions, Reduction, as_predictio
 from cotune.coordination.probe import Step, gathered_anew, undisturbed
 from cotune.coordination.totals import BASE, BOTH, Totals, base_totals, part_totals
 
-GIVEN = "given"
+GIVEN, ROUNDING = "given", "rounding"
+# Of the step: what it changes by itself is then a ten-thousandth of what the step does.
+_FAR_TOO_SHORT = 0.01
 
 Forward = Callable[[Any], Any]
 
@@ -74,6 +76,14 @@ class Star:
     def difference(self, own: Predictions, given: Predictions) -> Totals:
         """Return the divergence of predictions that were given from the probe's own, as the part `given`."""
         return Totals(part_totals(GIVEN, own, given, self.divergence, self.reduction, self.dtype).divergence)
+
+    def rounding(self, probe: Any, own: Predictions) -> Totals:
+        """Return the divergence under a hundredth of the whole step, as the part `rounding`: nearly all of it is that.
+
+        In 16 bits any change, however small, rounds differently from layer to layer.
+        """
+        after = self._predict(probe, dict.fromkeys(frozenset().union(*self.parts.values()), _FAR_TOO_SHORT))
+        return Totals(part_totals(ROUNDING, own, after, self.divergence, self.reduction, self.dtype).divergence)
 
     def _factors(self, name: str, factors: Mapping[str, float]) -> dict[str, float]:
         """Return how many times each component's step is taken for a part."""
