@@ -390,8 +390,9 @@ def test_amplified_steps_under_16_bits_come_within_a_fifth_of_a_nat(seed: int) -
 
 def test_what_the_model_rounds_is_measured_once_and_kept_with_its_state() -> None:
     off = 0.02
-    meter, _ = wide_measured(torch.float32, autocast=True, size=1e-2, rounding=off)
+    meter, balances = wide_measured(torch.float32, autocast=True, size=1e-2, rounding=off)
     found = meter.state_dict()["rounding"]
+    assert [balance.record()["rounding"] for balance in balances] == [found] * 3
     assert found == pytest.approx(off**2, rel=0.2)  # half the variance of the difference between two random errors
     again = BalanceMeter(meter.model, meter.found)
     again.load_state_dict(meter.state_dict())

@@ -27,8 +27,9 @@ class Balance:
     move at all, not a number when the measurement was rejected (`reason` says why). Parts are `features`, `language`,
     components of their own, single components where asked for. `divergence` is that of the step as it was taken, by
     part; `losses` are the probe's mean losses before the step (`base`) and after each part's step alone, which is taken
-    `amplification` times there. `interaction` is the cosine of the two sides' steps in the Fisher metric: positive when
-    they change the predictions in the same direction.
+    `amplification` times there; `rounding` is what a step far too short to count did (None in 32 bits). `interaction`
+    is the cosine of the two sides' steps in the Fisher metric: positive when they change the predictions in the same
+    direction.
     """
 
     log_kappa: float
@@ -37,6 +38,7 @@ class Balance:
     interaction: float | None = None
     exponent: int = 2
     amplification: Mapping[str, float] = field(default_factory=dict)
+    rounding: float | None = None
     reason: str | None = None
     tokens: int = 0
     forwards: int = 0
@@ -70,6 +72,7 @@ class Balance:
             "losses": dict(self.losses),
             "interaction": self.interaction,
             "amplification": dict(self.amplification),
+            "rounding": self.rounding,
             "reason": self.reason,
             "tokens": self.tokens,
             "forwards": self.forwards,

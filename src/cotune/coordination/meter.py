@@ -115,7 +115,8 @@ class BalanceMeter:
         self.measured += 1
         if balance.reason is not None:
             self.rejected[balance.reason] += 1
-        return replace(balance, forwards=star.forwards, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return replace(balance, rounding=self.amplification.rounding, forwards=star.forwards, seconds=seconds)
 
     @property
     def _device(self) -> torch.device:

@@ -35,8 +35,8 @@ class Form:
 
 
 FORMS = {
-    # Stays below c, and lets go once the predictions have changed by about c.
-    "saturating": Form("kl", lambda d, c: -c * math.expm1(-d / c), lambda d, c: math.exp(-d / c)),
+    # Stays below c and D, and lets go once the predictions have changed by about c.
+    "saturating": Form("kl", lambda d, c: min(-c * math.expm1(-d / c), d), lambda d, c: math.exp(-d / c)),
     # Bounded by ln 2; its curvature is a quarter of KL's, which alone does not prevent divergence.
     "js": Form("js", lambda d, c: d, lambda d, c: 1.0),
     # The paper's own (CoMMIT, arXiv 2407.20454, equations 7 and 8).
