@@ -15,7 +15,7 @@ import numpy as np
 from cotune.data.lazy_samples import LazySamples
 from cotune.data.readers import Problems, Reader
 from cotune.data.readers.json_lines import Rows
-from cotune.data.readers.records import IDS_REPEATED, numbered
+from cotune.data.readers.repeated_ids import IDS_REPEATED, numbered
 from cotune.data.sample_checks import check, note_repeated
 from cotune.messages import Sample
 

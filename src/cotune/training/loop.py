@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -24,50 +23,30 @@ from cotune.coordination.predictions import Predictions
 from cotune.data.batching import Batches
 from cotune.data.collate import MediaLoaders
 from cotune.data.template import Encoded
-from cotune.errors import CheckpointError, OtherRankError, RunFolderError
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe import Recipe
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace
 from cotune.training.coordination import make_coordinator
+from cotune.training.costs import Costs
 from cotune.training.gradients import sum_gradients
 from cotune.training.live import tuning_display
 from cotune.training.model_passes import ModelPasses
 from cotune.training.movement import CHECK_AFTER, Movement
 from cotune.training.optimizer import clip, gradient_norms, make_optimizer, rates_in_force, schedule_factor
 from cotune.training.out_of_memory import memory_advice
-from cotune.training.peak_memory import peak_memory_bytes
 from cotune.training.precision import Precision
 from cotune.training.processes import ALONE, Processes
-from cotune.training.rank_state import go_on_from, random_states, start_equal
+from cotune.training.rank_state import start_equal
 from cotune.training.shares import make_stream
 from cotune.training.skipping import SkippedSteps, is_broken, to_blame
-from cotune.training.snapshot import last_good, load_snapshot, newest_snapshot, pass_over_damaged, save_snapshot
+from cotune.training.snapshot_keeper import SnapshotKeeper, Stateful
 from cotune.training.stopping import StopRequest, asked_to_stop
 from cotune.training.task_scoring import TaskScoring
 from cotune.training.validation import Evaluate
 
 _LOSS_WINDOW = 20
 PROBLEMS = ("steps skipped", "snapshots that could not be written")
-
-
-@dataclass
-class Costs:
-    """What the tuning took, all processes together: wall time, tokens seen (padding not counted), steps left out.
-
-    `overflows` counts the steps whose gradients ran over under fp16.
-    """
-
-    seconds: float = 0.0
-    tokens: int = 0
-    loss_tokens: int = 0
-    padding: int = 0
-    overflows: int = 0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens per second of tuning."""
-        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 class TrainingLoop:
@@ -95,36 +74,28 @@ class TrainingLoop:
         self.movement = Movement(self.components, model)
         self.skipped = SkippedSteps(recipe.training.skipped_in_a_row)
         self.step = 0
-        self.trace_size = 0
-        self.snapshots_failed = 0
         self.costs = Costs()
-        self._kept = -1
         self._losses: list[float] = []
+        parts: dict[str, Stateful] = {
+            "batches": self.stream,
+            "coordinator": self.coordinator,
+            "costs": self.costs,
+            "precision": self.precision,
+            "skipped": self.skipped,
+            "movement": self.movement,
+        }
+        self.snapshots = SnapshotKeeper(recipe, model, self.optimizer, parts, run, processes, console.print)
 
     def resume(self) -> bool:
         """Go on from the newest whole snapshot; returns whether there was one."""
-        folder = self.run_folder.snapshots
-        self.processes.on_main(lambda: pass_over_damaged(folder, self.console.print))
-        snapshot = newest_snapshot(folder)
-        if snapshot is None:
-            return False
-        state = load_snapshot(snapshot, self.model, self.optimizer)
-        self.step = self._kept = state["step"]
-        self.trace_size = state["trace_size"]
-        self.snapshots_failed = state["snapshots_failed"]
-        self.skipped.load_state_dict(state["skipped"])
-        self.movement.load_state_dict(state["movement"])
-        self.stream.load_state_dict(state["batches"])
-        self.coordinator.load_state_dict(state["coordinator"])
-        self.costs = Costs(**state["costs"])
-        self.precision.load_state_dict(state.get("precision", {}))
-        if not go_on_from(state.get("random_states", {}), self.recipe.seed, self.step, self.processes):
-            self.console.print("Resumed on another number of processes: dropout goes on with new random numbers")
-        return True
+        step = self.snapshots.resume()
+        if step is not None:
+            self.step = step
+        return step is not None
 
     def counts(self) -> Counter[str]:
         """Return what did not go as planned: steps that were skipped, snapshots that could not be written."""
-        found = zip(PROBLEMS, (self.skipped.total, self.snapshots_failed), strict=True)
+        found = zip(PROBLEMS, (self.skipped.total, self.snapshots.failed), strict=True)
         return Counter({what: number for what, number in found if number})
 
     def run(self, trace: Trace, evaluate: Evaluate | None = None, tasks: TaskScoring | None = None) -> None:
@@ -152,7 +123,7 @@ class TrainingLoop:
                     self._between_steps(trace, evaluate, stop)
                     self._score_tasks(trace, tasks, stop)
         # A run that is stopped while it is scored need not be tuned again.
-        self._keep_snapshot(trace)
+        self.snapshots.keep(self.step, trace)
 
     def try_steps(self, count: int) -> list[float]:
         """Take steps that are recorded nowhere and return the seconds of each; nothing can go on from here."""
@@ -163,16 +134,16 @@ class TrainingLoop:
         """Leave when any process was asked to, and evaluate and keep a snapshot when it is time."""
         settings = self.recipe.training
         if self.processes.any(stop.is_set()):
-            raise stop.error(self._stop(trace))
+            raise stop.error(self.snapshots.keep_to_stop(self.step, trace))
         if evaluate is not None and self.step % settings.evaluate_every == 0:
             evaluate(trace, self.step)
         if self.step % settings.snapshot_every == 0:
-            self._keep_snapshot(trace)
+            self.snapshots.keep(self.step, trace)
 
     def _score_tasks(self, trace: Trace, tasks: TaskScoring | None, stop: StopRequest) -> None:
         """Score the tasks that are due, with a snapshot before, so that being stopped in there loses nothing."""
         if tasks is not None and tasks.due(self.step):
-            self._keep_snapshot(trace)
+            self.snapshots.keep(self.step, trace)
             tasks.between(trace, self.step, stop)
 
     def _one_step(self) -> dict[str, Any]:
@@ -187,7 +158,7 @@ class TrainingLoop:
         self.step = step
         if math.isfinite(value):
             self._losses = [*self._losses[-_LOSS_WINDOW + 1 :], value]
-        return self._books(encoded, padding, time.perf_counter() - started) | {"loss": value} | row
+        return self.costs.add(encoded, padding, time.perf_counter() - started) | {"loss": value} | row
 
     def _added_up(self, value: float, padding: int) -> tuple[float, int]:
         """Add up the gradients, the loss and the padding of all processes; unscale the gradients."""
@@ -261,16 +232,6 @@ class TrainingLoop:
             probes = self.passes.probes(encoded)
             return self.coordinator.after_step(self.passes.predict, probes, bases=bases, loss=loss)
 
-    def _books(self, encoded: Sequence[Encoded], padding: int, seconds: float) -> dict[str, Any]:
-        tokens = sum(len(item) for item in encoded)
-        loss_tokens = sum(item.answer_tokens for item in encoded)
-        self.costs.seconds += seconds
-        self.costs.tokens += tokens
-        self.costs.loss_tokens += loss_tokens
-        self.costs.padding += padding
-        took = {"step_seconds": round(seconds, 4), "peak_memory_bytes": peak_memory_bytes()}
-        return {"tokens": tokens, "loss_tokens": loss_tokens, "padding": padding} | took
-
     def _recent_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else float("nan")
 
@@ -280,44 +241,3 @@ class TrainingLoop:
         trace.write("moved", self.step, components=moved.components, still=moved.still)
         for sentence in moved.sentences(self.step):
             self.console.print(f"[red]{sentence}[/]")
-
-    def _keep_snapshot(self, trace: Trace) -> None:
-        """Write a snapshot; when that fails the run goes on with the last good one, counted and said."""
-        try:
-            self._snapshot(trace)
-        except (CheckpointError, RunFolderError, OtherRankError) as error:
-            self.snapshots_failed += 1
-            trace.write("snapshot failed", self.step, reason=str(error))
-            self.console.print(f"[yellow]{error}. Tuning goes on; {last_good(self.run_folder.snapshots)}[/]")
-
-    def _snapshot(self, trace: Trace) -> None:
-        if self._kept == self.step:
-            return
-        state = {
-            "batches": self.stream.state_dict(),
-            "coordinator": self.coordinator.state_dict(),
-            "costs": vars(self.costs),
-            "precision": self.precision.state_dict(),
-            "random_states": random_states(self.processes),
-            "skipped": self.skipped.state_dict(),
-            "movement": self.movement.state_dict(),
-            "snapshots_failed": self.snapshots_failed,
-        }
-        folder, keep = self.run_folder.snapshots, self.recipe.training.snapshots_kept
-
-        def save() -> None:
-            with_trace = state | {"trace_size": trace.keep()}
-            save_snapshot(folder, self.model, self.optimizer, self.step, with_trace, keep=keep)
-
-        self.processes.on_main(save)
-        self._kept = self.step
-
-    def _stop(self, trace: Trace) -> str:
-        """Keep a snapshot and return what to tell the user who stopped the run."""
-        go_on = f"Go on with: cotune train {self.run_folder.recipe} --resume"
-        stopped = f"Stopped after step {self.step} of {self.recipe.training.steps}"
-        try:
-            self._snapshot(trace)
-        except (CheckpointError, RunFolderError, OtherRankError) as error:
-            return f"{stopped}; {error}; {last_good(self.run_folder.snapshots)}. {go_on}"
-        return f"{stopped}; everything is kept in {self.run_folder.snapshots}. {go_on}"

@@ -169,7 +169,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, allow_chang
         console.print(f"Going on after step {loop.step}")
         processes.on_main(lambda: _go_on(run, recipe, samples, changed, loop, console))
     with _trace(run, processes) as trace, tracked(trace, recipe), recorded_stop(trace, loop):
-        found = announce(prepared, loop, None if loop.trace_size else trace)
+        found = announce(prepared, loop, None if loop.snapshots.trace_size else trace)
         tasks = TaskScoring(run, prepared.model, make_ready(prepared, benchmarks))
         loop.run(trace, validation, tasks)
         counts = prepared.samples.counts + batches.counts() + loop.counts()
@@ -208,7 +208,7 @@ def _go_on(
     if changed:
         console.print(f"[yellow]Changed since the run was begun: {'; '.join(changed)}[/]")
         record_changes(run, recipe, samples, changed, loop.step)
-    cut_trace(run.trace, loop.trace_size)
+    cut_trace(run.trace, loop.snapshots.trace_size)
 
 
 def _trace(run: RunFolder, processes: Processes) -> Trace:

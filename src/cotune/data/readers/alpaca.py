@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cotune.data.readers.base import Problems, Reader
+from cotune.data.readers.json_files import missing_keys, read_records
 from cotune.data.readers.json_lines import large_json_lines
-from cotune.data.readers.records import Record, missing_keys, read_records
+from cotune.data.readers.record import Record
 from cotune.messages import Message, Sample, Text, question_answer
 
 KEYS = ("instruction", "input", "output", "system")

@@ -14,7 +14,8 @@ from typing import Literal
 from cotune.data.readers.answers import choice_question, most_common
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.coco import picture_folder, picture_name
-from cotune.data.readers.records import Record, missing_keys, read_records
+from cotune.data.readers.json_files import missing_keys, read_records
+from cotune.data.readers.record import Record
 from cotune.data.readers.split_folder import answer_index, choices_of
 from cotune.data.science_qa import LETTERS
 from cotune.messages import Image, Sample, pack_texts, question_answer

@@ -13,7 +13,7 @@ from cotune.messages import Sample
 
 if TYPE_CHECKING:
     from cotune.data.readers.json_lines import Rows
-    from cotune.data.readers.records import Record
+    from cotune.data.readers.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 from cotune.data.media_store import StoreError, keep_base64
 from cotune.data.readers.base import Problems, Reader
+from cotune.data.readers.json_files import missing_keys, read_records
 from cotune.data.readers.json_lines import large_json_lines
-from cotune.data.readers.records import MediaType, Record, missing_keys, read_records
+from cotune.data.readers.record import MediaType, Record
 from cotune.errors import nearest
 from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Part, Role, Sample, Text
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from cotune.data.readers.answers import most_common
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.csv_records import missing_columns, read_csv
-from cotune.data.readers.records import Record
+from cotune.data.readers.record import Record
 from cotune.messages import Audio, Sample, pack_texts, question_answer
 
 SOUNDS = "audio_files"

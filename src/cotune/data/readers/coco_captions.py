@@ -16,7 +16,8 @@ from typing import Any
 from cotune.data.readers.answers import Per, caption_samples
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.coco import folder_in, picture_folder
-from cotune.data.readers.records import Record, listed_objects, peek, peek_end, read_object
+from cotune.data.readers.json_files import listed_objects, peek, peek_end, read_object
+from cotune.data.readers.record import Record
 from cotune.errors import nearest
 from cotune.messages import Image, Sample
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotune.data.readers.base import Problems
-from cotune.data.readers.records import Record, peek
+from cotune.data.readers.json_files import peek
+from cotune.data.readers.record import Record
 
 NOT_UTF8 = "files read as Latin-1, because they are not UTF-8"
 

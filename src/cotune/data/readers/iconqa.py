@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cotune.data.readers.answers import choice_question
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record, read_object
+from cotune.data.readers.json_files import read_object
+from cotune.data.readers.record import Record
 from cotune.data.readers.split_folder import (
     ICON_QA_TASKS,
     PROBLEMS,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from cotune.data.readers.base import Problems
-from cotune.data.readers.records import Record, as_record, parse_json, peek
+from cotune.data.readers.json_files import parse_json, peek
+from cotune.data.readers.record import Record, as_record
 
 # A larger JSONL file is not held as samples: they take about three times the room of their lines.
 LARGE_BYTES = 256 * 2**20

@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cotune.data.readers.base import Problems, Reader
+from cotune.data.readers.json_files import first_keys, missing_keys, read_records
 from cotune.data.readers.json_lines import large_json_lines
-from cotune.data.readers.records import (
-    IDS_REPEATED,
-    MediaType,
-    Record,
-    first_keys,
-    missing_keys,
-    numbered,
-    read_records,
-)
+from cotune.data.readers.record import MediaType, Record
+from cotune.data.readers.repeated_ids import IDS_REPEATED, numbered
 from cotune.errors import nearest
 from cotune.messages import MEDIA_OF_PART, Audio, Image, Message, Part, Role, Sample, Text
 

@@ -14,7 +14,8 @@ import yaml
 
 from cotune.data.readers.answers import Per, caption_samples
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record, listed_objects, peek
+from cotune.data.readers.json_files import listed_objects, peek
+from cotune.data.readers.record import Record
 from cotune.messages import Audio, Sample, pack_texts
 
 SOUNDS = "audio"

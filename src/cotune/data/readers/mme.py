@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record, peek
+from cotune.data.readers.json_files import peek
+from cotune.data.readers.record import Record
 from cotune.messages import Image, Sample, question_answer
 
 PERCEPTION = (

@@ -23,7 +23,7 @@ from cotune.data.readers.answers import QUESTIONS, choice_question, most_common
 from cotune.data.readers.base import Problems
 from cotune.data.readers.captions import PICTURE_SUFFIXES, SOUND_SUFFIXES
 from cotune.data.readers.json_lines import Rows
-from cotune.data.readers.records import Record
+from cotune.data.readers.record import Record
 from cotune.data.science_qa import LETTERS
 from cotune.errors import DataError, nearest
 from cotune.messages import MEDIA_OF_PART, Audio, Image, Sample, modality_name, pack_texts, question_answer

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record, read_object
+from cotune.data.readers.json_files import read_object
+from cotune.data.readers.record import Record
 from cotune.data.readers.split_folder import (
     ICON_QA_TASKS,
     PROBLEMS,

@@ -14,7 +14,7 @@ from typing import Literal
 from cotune.data.readers.answers import Per, caption_samples
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.csv_records import missing_columns, read_csv
-from cotune.data.readers.records import Record
+from cotune.data.readers.record import Record
 from cotune.messages import Audio, Sample
 
 NOT_VALIDATED = "captions outside of the validated subset, left out as asked"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cotune.data.readers.base import Problems
-from cotune.data.readers.records import Record, first_keys, read_object
+from cotune.data.readers.json_files import first_keys, read_object
+from cotune.data.readers.record import Record
 from cotune.data.science_qa import LETTERS
 from cotune.errors import nearest
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cotune.data.media_store import store_folder
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record
+from cotune.data.readers.record import Record
 from cotune.data.readers.rows import files_in, files_of_split, media_root, row_record, sample_of_row, samples_of_rows
 from cotune.errors import DataError
 from cotune.messages import Sample

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cotune.data.readers.answers import most_common
 from cotune.data.readers.base import Problems, Reader
-from cotune.data.readers.records import Record, listed_objects, peek, read_object
+from cotune.data.readers.json_files import listed_objects, peek, read_object
+from cotune.data.readers.record import Record
 from cotune.messages import Image, Sample, pack_texts, question_answer
 
 WITHOUT_ANSWERS = "questions without answers (a test set), skipped"

@@ -14,7 +14,8 @@ from pathlib import Path
 from cotune.data.readers.answers import most_common
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.coco import folder_in, picture_folder, picture_name
-from cotune.data.readers.records import Record, first_keys, listed_objects, peek, read_object
+from cotune.data.readers.json_files import first_keys, listed_objects, peek, read_object
+from cotune.data.readers.record import Record
 from cotune.messages import Image, Sample, pack_texts, question_answer
 
 UNANSWERED = "questions without an annotation, skipped"

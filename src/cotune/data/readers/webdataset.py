@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from cotune.data.readers.base import Problems, Reader
 from cotune.data.readers.captions import PICTURE_SUFFIXES, SOUND_SUFFIXES
-from cotune.data.readers.records import Record
+from cotune.data.readers.record import Record
 from cotune.data.readers.rows import files_in, files_of_split, media_root, row_record, sample_of_row, samples_of_rows
 from cotune.errors import DataError
 from cotune.messages import Sample

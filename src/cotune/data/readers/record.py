@@ -1,31 +1,23 @@
-"""Records of JSON and JSONL files: one object each, with its place, its id and checked access to its keys.
-
-A file that starts with `[` is one JSON list; any other is read as JSONL, one object per line.
-"""
+"""A record of a data file: one object with its place, its id and checked access to its keys."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from codecs import BOM_UTF8
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cotune.data.media_store import StoreError, fetch, keep_data_url
 from cotune.data.readers.base import Problems
-from cotune.messages import MEDIA_OF_PART, Audio, Image, Sample
+from cotune.messages import MEDIA_OF_PART, Audio, Image
 
 MediaType = type[Image] | type[Audio]
 Medium = TypeVar("Medium", bound=Image | Audio)
 
-PEEKED_BYTES = 65_536
 MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
 
-# A whole string (and whether it is a key), a brace, or the quote of a string that was cut off.
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}]|"', re.DOTALL)
 # Two letters at least, so that a drive letter is not taken for the scheme of a URL.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -57,7 +49,7 @@ class Record:
         value = holder.get(key)
         if not isinstance(value, str):
             place = f"{where}: " if where else ""
-            found = f"holds {_kind(value)}" if key in holder else "is missing"
+            found = f"holds {kind_of(value)}" if key in holder else "is missing"
             self.wrong(f"{place}key '{key}' {found}; text is expected")
             return ""
         return value
@@ -70,12 +62,12 @@ class Record:
         """Return the non-empty list of objects under `key`; anything else is a problem."""
         value = self.fields.get(key)
         if not isinstance(value, list) or not value:
-            found = "an empty list" if value == [] else _kind(value) if key in self.fields else "nothing"
+            found = "an empty list" if value == [] else kind_of(value) if key in self.fields else "nothing"
             self.wrong(f"key '{key}' holds {found}; a list of objects is expected")
             return []
         for index, item in enumerate(value):
             if not isinstance(item, dict):
-                self.wrong(f"{key}[{index}] holds {_kind(item)}; an object is expected")
+                self.wrong(f"{key}[{index}] holds {kind_of(item)}; an object is expected")
         return [item for item in value if isinstance(item, dict)]
 
     def texts(self, key: str) -> list[str]:
@@ -149,140 +141,12 @@ class Record:
         return meta
 
 
-def read_records(path: Path, problems: Problems) -> Iterator[Record]:
-    """Yield the objects of a JSON list or JSONL file; whatever is not an object is noted as a problem."""
-    start = peek(path)
-    if not start:
-        problems.add(str(path), "the file is empty; a list of objects or one object per line is expected")
-        return
-    for number, origin, value in _list_items(path, problems) if start[0] == "[" else _lines(path, problems):
-        record = as_record(value, origin, number, problems)
-        if record is not None:
-            yield record
-
-
 def as_record(value: object, origin: str, number: int, problems: Problems) -> Record | None:
     """Return an object as a record; anything else is noted as a problem."""
     if isinstance(value, dict):
         return Record(value, origin, number, problems)
-    problems.add(origin, f"a record holds {_kind(value)}; an object with keys is expected")
+    problems.add(origin, f"a record holds {kind_of(value)}; an object with keys is expected")
     return None
-
-
-def missing_keys(path: Path, *wanted: str) -> str:
-    """Return what keeps the first record of a JSON list or JSONL file from holding the keys, empty when it has all."""
-    if not path.is_file():
-        return "a folder, not a file" if path.is_dir() else "there is no such file"
-    keys = first_keys(path)
-    if not keys:
-        return "no JSON list or JSONL of objects"
-    missing = [key for key in wanted if key not in keys]
-    found = ", ".join(sorted(keys)[:8])
-    return f"the first record has no {' and no '.join(map(repr, missing))} (its keys: {found})" if missing else ""
-
-
-def first_keys(path: Path) -> frozenset[str]:
-    """Return the keys of the first object of a JSON list or JSONL file, as far as its first bytes show them."""
-    if not path.is_file():
-        return frozenset()
-    start = peek(path)
-    keys: set[str] = set()
-    depth = 0
-    for token in _TOKEN.finditer(start) if start[:1] in ("[", "{") else ():
-        if token[0] == '"':  # cut off here; each quote in the rest would be searched for its end once more
-            break
-        depth += (token[0] == "{") - (token[0] == "}")
-        if depth == 0:
-            break
-        if depth == 1 and token[2]:
-            keys.add(token[1])
-    return frozenset(keys)
-
-
-def read_object(path: Path, problems: Problems) -> dict[str, Any]:
-    """Return the one object a JSON file holds; when it holds none, note why and return an empty one."""
-    if not path.is_file():
-        problems.add(str(path), "the file is missing; give the folder that holds it")
-        return {}
-    sound, value = parse_json(path.read_bytes(), path, 1, problems)
-    if sound and not isinstance(value, dict):
-        problems.add(str(path), f"the file holds {_kind(value)}; an object with keys is expected")
-    return value if isinstance(value, dict) else {}
-
-
-def listed_objects(content: Mapping[str, Any], key: str, path: Path, problems: Problems) -> Iterator[Record]:
-    """Yield the objects of the list under a key of a file's one object; anything else is noted as a problem."""
-    items = content.get(key)
-    if not isinstance(items, list):
-        if content:  # without content that problem is noted already
-            problems.add(str(path), f"key '{key}' holds {_kind(items)}; a list of objects is expected")
-        return
-    for number, item in enumerate(items, start=1):
-        record = as_record(item, f"{path}:{key}[{number - 1}]", number, problems)
-        if record is not None:
-            yield record
-
-
-def peek(path: Path) -> str:
-    """Return the first bytes of a file as text, without the space in front."""
-    with path.open("rb") as file:
-        return _decode_start(file.read(PEEKED_BYTES)).lstrip()
-
-
-def peek_end(path: Path) -> str:
-    """Return the last bytes of a file as text."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - PEEKED_BYTES))
-        return _decode_start(file.read())
-
-
-def _decode_start(start: bytes) -> str:
-    """Return the first bytes of a file as text, whatever they are."""
-    return start.decode("utf-8-sig", errors="replace")
-
-
-def _list_items(path: Path, problems: Problems) -> Iterator[tuple[int, str, Any]]:
-    """Yield number, place and value of each item of a file that holds one JSON list."""
-    sound, items = parse_json(path.read_bytes(), path, 1, problems)
-    for number, item in enumerate(items if sound else [], start=1):
-        yield number, f"{path}:record {number}", item
-
-
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str, Any]]:
-    """Yield number, place and value of each line that is not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            content = line.strip()
-            if number == 1 and content.removeprefix(BOM_UTF8) == b"{":
-                problems.add(f"{path}:1", "one object over several lines; a list, or one object per line, is expected")
-                return
-            if not content:
-                continue
-            sound, value = parse_json(content, path, number, problems)
-            if sound:
-                yield number, f"{path}:{number}", value
-
-
-def parse_json(content: bytes, path: Path, first_line: int, problems: Problems) -> tuple[bool, Any]:
-    """Return true and the JSON value of some bytes of a file, or note why there is none and return false."""
-    try:
-        return True, json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = first_line + content.count(b"\n", 0, error.start)
-        problems.add(f"{path}:{line}", f"not UTF-8 text ({error.reason}); save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        problems.add(f"{path}:{first_line + error.lineno - 1}", f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:
-        problems.add(f"{path}:{first_line}", f"JSON that cannot be read: {error}")
-    return False, None
-
-
-IDS_REPEATED = "samples with a repeated id: #2, #3 ... was added"
-
-
-def numbered(sample: Sample, times: int) -> Sample:
-    """Return the sample whose id was used for the `times`-th time, told apart from the others by `#times`."""
-    return replace(sample, id=f"{sample.id}#{times}") if times > 1 else sample
 
 
 def _shorten(text: str) -> str:
@@ -290,7 +154,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """Return what a JSON value is, in plain words."""
     if value is None:
         return "null"
