@@ -22,6 +22,7 @@ from cotune.data.collate import Batch
 from cotune.messages import IMAGE
 from cotune.model.loading import build_model, load_llm
 from cotune.model.multimodal_lm import MultimodalLM
+from cotune.model.shared_weights import share_weights
 from cotune.progress import make_console, table
 from cotune.quickstart import ensure
 from cotune.recipe import Recipe
@@ -45,14 +46,6 @@ def models(recipe: Recipe) -> dict[str, MultimodalLM]:
     found = {ROUTED: routed} | {name: MultimodalLM(llm, routed.template).eval() for name, llm in plain.items()}
     routed.template.stop_ids.clear()
     return found
-
-
-def share_weights(llm: Any, other: Any) -> None:
-    """Let a model use another's memory for every weight that has the same name and the same values."""
-    others = dict(other.named_parameters())
-    for name, parameter in llm.named_parameters():
-        if name in others and torch.equal(parameter, others[name]):
-            parameter.data = others[name].data
 
 
 def prompts(model: MultimodalLM, batch: int, tokens: int) -> Batch:

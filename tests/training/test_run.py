@@ -3,6 +3,7 @@
 import json
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from rich.console import Console
 
 from cotune.errors import CheckpointError, DataError, ModelError, RecipeError, RunFolderError
 from cotune.evaluation.answers_folder import AnswersFolder
+from cotune.evaluation.retention import TextRetention, text_retention
 from cotune.evaluation.tasks import read_predictions
 from cotune.model.loading import load_tuned
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.recipe.reading import parse_recipe
 from cotune.run_folder import RunFolder, open_run
 from cotune.trace import read_trace
+from cotune.training import result as result_module
 from cotune.training.baselines import CHANGES, baseline_recipe, result_table, run_baselines
 from cotune.training.loop import TrainingLoop
 from cotune.training.run import prepare_training, train
@@ -211,6 +214,29 @@ def test_text_stays_the_base_model_in_hard_routing_but_not_with_lora(root: Path)
     lora = train(tiny_recipe(root, *fast, "components.llm.tune=lora", f"output={root}/lora"), console())
     assert abs(hard["text_kl"]) <= 1e-12
     assert lora["text_kl"] > 1e-4
+
+
+@pytest.mark.parametrize(("tune", "shares_all"), [("adapters", True), ("full", False)])
+def test_what_tuning_left_as_it_was_is_held_once_while_text_is_compared(
+    root: Path, tune: str, shares_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: set[str] = set()
+
+    def watched(base: Any, model: MultimodalLM) -> TextRetention:
+        held = {parameter.data_ptr() for parameter in model.llm.parameters()}
+        own.update(name for name, parameter in base.named_parameters() if parameter.data_ptr() not in held)
+        return text_retention(base, model)
+
+    monkeypatch.setattr(result_module, "text_retention", watched)
+    recipe = tiny_recipe(
+        root,
+        "training.steps=2",
+        f"components.llm.tune={tune}",
+        "model.llm.dtype=float32",
+        "evaluation.text_retention=true",
+    )
+    kl = train(recipe, console())["text_kl"]
+    assert not own if shares_all else own and kl > 0
 
 
 def test_no_recipe_key_is_needed_beyond_the_smallest_text_only_recipe(root: Path) -> None:

@@ -22,6 +22,7 @@ from cotune.evaluation.truthful_qa import Question, mean_scores
 from cotune.messages import TEXT
 from cotune.model.loading import load_llm, load_tuned
 from cotune.model.multimodal_lm import MultimodalLM
+from cotune.model.shared_weights import share_weights
 from cotune.progress import progress
 from cotune.run_folder import RunFolder, open_run
 from cotune.whole_file import write_whole
@@ -73,7 +74,9 @@ def measure_text_kept(folder: RunFolder, text: str, questions: Sequence[Question
     run, recipe = open_run(folder.path)
     with console.status("Loading"):
         tuned = load_tuned(recipe, run.adapter)
-        base = load_llm(recipe.model.llm, tuned.device).to(tuned.device)
+        base = load_llm(recipe.model.llm, tuned.device)
+        share_weights(base, tuned.llm)
+        base.to(tuned.device)
     with console.status("Reading the text"):
         loss = text_loss(base, tuned, text)
     if not questions:

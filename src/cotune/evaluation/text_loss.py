@@ -15,6 +15,8 @@ from cotune.messages import TEXT
 from cotune.model.multimodal_lm import MultimodalLM
 
 WINDOW = 256
+# Tokens whose logits are in float64 at once: all of a window would be a quarter of a gigabyte with a large vocabulary.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def _mean_loss(llm: Any, windows: Sequence[list[int]], device: torch.device) -> 
     total, count = 0.0, 0
     for window in windows:
         ids = torch.tensor([window], device=device)
-        logits = llm(input_ids=ids[:, :-1], use_cache=False).logits[0].double()  # [tokens, vocabulary]
-        total += float(nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        logits = llm(input_ids=ids[:, :-1], use_cache=False).logits[0]  # [tokens, vocabulary]
+        for some, targets in zip(torch.split(logits, _AT_ONCE), torch.split(ids[0, 1:], _AT_ONCE), strict=True):
+            total += float(nn.functional.cross_entropy(some.double(), targets, reduction="sum"))
         count += len(window) - 1
     return total / count

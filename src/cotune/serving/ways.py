@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from cotune.adapters.sites import decoder
 from cotune.errors import FoldError
 from cotune.messages import modality_sets
 from cotune.model.multimodal_lm import MultimodalLM
+from cotune.model.shared_weights import share_weights
 
 # `base`: the untouched language model; `tuned`: one that learned otherwise than by routed adapters.
 PathName = Literal["routed", "folded", "base", "tuned"]
@@ -93,24 +94,10 @@ def _folded_body(
     except FoldError as error:
         say(f"Routed: {error}")
         return None
-    own = _share(folding.plain, model.llm)
+    own = share_weights(folding.plain, model.llm)
     say(f"Folded: {modality}, {own / 2**20:,.0f} MiB of its own; relative logit difference {folding.error:.0e}")
     body: nn.Module = decoder(folding.plain)
     return body
-
-
-def _share(plain: Any, llm: Any) -> int:
-    """Let a copy use the model's own tensors wherever they are equal; returns the bytes that stay its own."""
-    originals = dict(llm.named_parameters())
-    own = 0
-    for name, parameter in list(plain.named_parameters()):
-        holder, _, attribute = name.rpartition(".")
-        original = originals.get(name)
-        if original is not None and original.dtype == parameter.dtype and torch.equal(original, parameter):
-            setattr(plain.get_submodule(holder), attribute, original)
-        else:
-            own += parameter.numel() * parameter.element_size()
-    return own
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -17,6 +17,7 @@ from cotune.evaluation.tasks import TASKS, Scores, score
 from cotune.evaluation.text_loss import read_text, text_loss
 from cotune.model.loading import load_llm
 from cotune.model.multimodal_lm import MultimodalLM
+from cotune.model.shared_weights import share_weights
 from cotune.recipe import COMPONENT_MEDIUM
 from cotune.run_folder import RunFolder
 from cotune.trace import Trace
@@ -125,8 +126,13 @@ def _text_kept(prepared: Prepared, console: Console) -> dict[str, Any]:
 
 
 def _base(prepared: Prepared) -> Any:
-    """Return the untouched language model, sharded where the tuned one is."""
+    """Return the language model loaded anew, which needs no room for a weight that tuning left as it was.
+
+    Sharded where the tuned one is; its shards are its own.
+    """
     base = load_llm(prepared.recipe.model.llm, prepared.model.device)
     if is_sharded(prepared.recipe, prepared.processes):
         shard_layers(base, prepared.processes)
+    else:
+        share_weights(base, prepared.model.llm)
     return base.to(prepared.model.device)
