@@ -58,7 +58,7 @@ from cotune.training.run import prepare_training
 
 RESULT = RESULTS / "training_step.json"
 STEP = Path(__file__).parent / "step"
-SOFT = "model.llm.routing.mode=soft"
+SOFT, COMPILED = "model.llm.routing.mode=soft", "model.llm.compile=true"
 REFERENCE = "cotune"
 Rounds = dict[str, list[dict[str, float]]]
 
@@ -100,6 +100,8 @@ ABLATION = {
     "PyTorch's attention": Contestant(changes=[PASSES], attention="sdpa"),
     "packed, PyTorch's attention": Contestant(changes=[PACKED, ROW_BY_ROW], attention="sdpa"),
     "transformers' layers": Contestant(changes=[PASSES], layers="plain"),
+    "compiled layers": Contestant(changes=[PASSES, COMPILED]),
+    "packed, one pass, compiled layers": Contestant(changes=[PACKED, COMPILED]),
     "logits everywhere": Contestant(changes=[PASSES], loss="everywhere"),
     "logits at once": Contestant(changes=[PASSES], loss="at-once"),
     "checkpointed": Contestant(changes=[PASSES, "training.gradient_checkpointing=true"]),

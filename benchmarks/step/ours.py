@@ -63,7 +63,7 @@ def make_loop(options: dict[str, Any], folder: Path) -> TrainingLoop:
     if options["loss"]:
         model_passes.pass_loss = LOSSES[options["loss"]]
     if options["layers"] == "plain":
-        loading.keep_less = lambda _: 0
+        loading.keep_less = lambda *_: 0
     console = Console(quiet=True)
     prepared = prepare_training(recipe, console)
     if options["attention"]:

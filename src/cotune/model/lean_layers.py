@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from inspect import signature
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from cotune.model.layer_kernels import PLAIN, Kernels
 
 _EPSILONS = ("variance_epsilon", "eps")
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -26,10 +28,11 @@ _SMALL = 16
 Forward = Callable[..., Tensor]
 
 
-def keep_less(llm: nn.Module) -> int:
+def keep_less(llm: nn.Module, kernels: Kernels = PLAIN) -> int:
     """Let the norms and gated layers of a language model keep less; returns how many of its layers do from now on.
 
-    Also on the meta device, so that what is counted there is what will run.
+    Where they learn nothing themselves and a gradient passes through, they compute by `kernels`. Also on the meta
+    device, so that what is counted there is what will run.
     """
     by_class: dict[type[nn.Module], list[nn.Module]] = {}
     for module in llm.modules():
@@ -38,9 +41,10 @@ def keep_less(llm: nn.Module) -> int:
     changed = 0
     for found in by_class.values():
         forward = _norm_forward if _is_norm(found[0]) else _gated_forward
-        if all(_same_bits(found[0], forward, dtype) for dtype in (torch.float32, torch.bfloat16)):
+        as_written = partial(forward, PLAIN)
+        if all(_same_bits(found[0], as_written, dtype) for dtype in (torch.float32, torch.bfloat16)):
             for module in found:
-                module.forward = MethodType(forward, module)
+                module.forward = MethodType(partial(forward, kernels), module)
             changed += len(found)
     return changed
 
@@ -88,58 +92,60 @@ def _small(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return small
 
 
-def _norm_forward(module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
+def _norm_forward(kernels: Kernels, module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
     (hidden,) = (*inputs, *named.values())
     if not torch.is_grad_enabled() or not hidden.requires_grad or module.weight.requires_grad:
         plain: Tensor = type(module).forward(module, hidden)
         return plain
     epsilon = next(getattr(module, name) for name in _EPSILONS if hasattr(module, name))
-    output: Tensor = _RootMeanSquareNorm.apply(hidden, module.weight, epsilon)  # type: ignore[no-untyped-call]
+    output: Tensor = _RootMeanSquareNorm.apply(hidden, module.weight, epsilon, kernels)  # type: ignore[no-untyped-call]
     return output
 
 
-def _gated_forward(module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
+def _gated_forward(kernels: Kernels, module: Any, *inputs: Tensor, **named: Tensor) -> Tensor:
     (x,) = (*inputs, *named.values())
     gate, up = module.gate_proj(x), module.up_proj(x)
     if not torch.is_grad_enabled() or not gate.requires_grad or not up.requires_grad:
         gated = module.act_fn(gate) * up
     else:
-        gated = _GatedProduct.apply(gate, up)  # type: ignore[no-untyped-call]
+        gated = _GatedProduct.apply(gate, up, kernels)  # type: ignore[no-untyped-call]
     output: Tensor = module.down_proj(gated)
     return output
 
 
 class _RootMeanSquareNorm(torch.autograd.Function):
-    """w * (x r), r = 1 / sqrt(mean(x^2) + epsilon), in float32 until the gain (Zhang and Sennrich 2019, equation 4).
-
-    With g the gradient times w, that of x is r (g - x r^2 mean(g x)). The gain is frozen.
-    """
+    """A norm that keeps its input and one number a row. The gain is frozen."""
 
     @staticmethod
-    def forward(context: Any, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    def forward(context: Any, hidden: Tensor, weight: Tensor, epsilon: float, kernels: Kernels) -> Tensor:
+        output, scale = kernels.norm(_rows(hidden), weight.detach(), epsilon)
         context.save_for_backward(hidden, weight, scale)
-        return weight * (wide * scale).to(hidden.dtype)
+        context.kernels = kernels
+        return output.view(hidden.shape)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         hidden, weight, scale = context.saved_tensors
-        wide, outer = hidden.float(), (gradients[0] * weight).float()
-        along = torch.linalg.vecdot(outer, wide).unsqueeze(-1).mul_(scale.square()).div_(hidden.shape[-1])
-        return torch.addcmul(outer, wide, along, value=-1).mul_(scale).to(hidden.dtype), None, None
+        of_hidden = context.kernels.norm_gradient(_rows(gradients[0]), _rows(hidden), weight.detach(), scale)
+        return of_hidden.view(hidden.shape), None, None, None
 
 
 class _GatedProduct(torch.autograd.Function):
     """silu(gate) * up, of which silu(gate) is made again for the backward pass."""
 
     @staticmethod
-    def forward(context: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(context: Any, gate: Tensor, up: Tensor, kernels: Kernels) -> Tensor:
         context.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
+        context.kernels = kernels
+        return kernels.gate(_rows(gate), _rows(up)).view(gate.shape)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = context.saved_tensors
-        of_gate = torch.ops.aten.silu_backward(gradients[0] * up, gate)
-        return of_gate, functional.silu(gate).mul_(gradients[0])
+        of_gate, of_up = context.kernels.gate_gradients(_rows(gradients[0]), _rows(gate), _rows(up))
+        return of_gate.view(gate.shape), of_up.view(up.shape), None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Return a tensor as [rows, width], alike to a compiled function whatever shape it had and whether it learns."""
+    return tensor.detach().reshape(-1, tensor.shape[-1])

@@ -17,6 +17,7 @@ from cotune.model.connector import Connector
 from cotune.model.cpu_attention import attend_on_cpu
 from cotune.model.encoders import FeatureEncoder, load_encoder
 from cotune.model.fitting import fitting_settings
+from cotune.model.layer_kernels import PLAIN, compiled
 from cotune.model.lean_layers import keep_less
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.model.quantization import quantization
@@ -83,9 +84,10 @@ def load_llm(settings: LanguageModel, device: torch.device | None = None) -> Any
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **quantization(settings.quantize, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
-    if (device or default_device()).type == "cpu":
+    device = device or default_device()
+    if device.type == "cpu":
         attend_on_cpu(llm)
-    keep_less(llm)
+    keep_less(llm, compiled(device, dtype) if settings.compile else PLAIN)
     return llm.requires_grad_(False).eval()
 
 

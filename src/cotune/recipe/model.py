@@ -61,12 +61,16 @@ class Routing(Part):
 
 
 class LanguageModel(Part):
-    """The frozen language model; `shape` is what its config.json holds, for `cotune estimate` without a download."""
+    """The frozen language model; `shape` is what its config.json holds, for `cotune estimate` without a download.
+
+    `compile`: its norms and gated layers are compiled by PyTorch, which takes some seconds once.
+    """
 
     path: str
     shape: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     quantize: Literal["nf4", "int8"] | None = None
+    compile: bool = False
     chat_template: str | None = None
     adapters: AdapterSettings = AdapterSettings()
     routing: Routing = Routing()
