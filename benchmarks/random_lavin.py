@@ -31,7 +31,7 @@ def build(recipe: Recipe, device: torch.device) -> MultimodalLM:
         encoder = load_encoder(
             IMAGE, settings.path, settings.model_copy(update={"weights": "random"}), tune_of(recipe, IMAGE)
         )
-        llm = _language_model(dict(recipe.model.llm.shape), getattr(torch, recipe.model.llm.dtype))
+        llm = language_model(dict(recipe.model.llm.shape), getattr(torch, recipe.model.llm.dtype))
     if recipe.model.llm.quantize:
         quantize(llm)
     connector = make_connector(recipe, llm, encoder).to(device)
@@ -44,11 +44,11 @@ def build(recipe: Recipe, device: torch.device) -> MultimodalLM:
     return model
 
 
-def _language_model(shape: dict[str, Any], dtype: torch.dtype) -> Any:
+def language_model(shape: dict[str, Any], dtype: torch.dtype) -> Any:
     """Return a frozen language model of a shape, on the default device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    config = AutoConfig.for_model(**shape)
     return AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False).eval()
 
 

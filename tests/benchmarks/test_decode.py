@@ -17,7 +17,7 @@ def test_the_three_ways_are_measured_and_the_folded_model_answers_as_the_routed_
     assert all(len(answer) == 6 for rows in answers.values() for answer in rows)  # nothing stops
     assert answers["routed"] == answers["folded"] != answers["base"]
 
-    decode.run(recipe, rounds=2, prompt=4, answer=3, output=tmp_path / "decode.json")
+    decode.run("decode", recipe, rounds=2, prompt=4, answer=3, output=tmp_path / "decode.json")
     found = json.loads((tmp_path / "decode.json").read_text())
     assert list(found)[:2] == ["benchmark", "date"]
     for size in (1, 16):
