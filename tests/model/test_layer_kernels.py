@@ -53,6 +53,13 @@ def test_compiled_is_as_near_to_the_exact_values_as_written(dtype: torch.dtype) 
 
 
 @needs_a_compiler
+def test_compiling_changes_nothing_that_is_drawn_afterwards(tiny_root: Path) -> None:
+    models = [build_model(tiny_recipe(tiny_root, f"model.llm.compile={choice}")) for choice in ("false", "true")]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_a_compiler
 def test_a_model_learns_by_compiled_layers_and_says_the_same_bits_without_a_gradient() -> None:
     llm = tiny_decoder("qwen3").float().requires_grad_(False)  # its norms see [batch, tokens, heads, width] too
     plain = copy.deepcopy(llm)

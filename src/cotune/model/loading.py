@@ -80,14 +80,15 @@ def load_llm(settings: LanguageModel, device: torch.device | None = None) -> Any
 
     logging.disable_progress_bar()  # our own status line stands there
     path, dtype = resolve(settings.path), getattr(torch, settings.dtype)
+    device = device or default_device()
+    kernels = compiled(device, dtype) if settings.compile else PLAIN  # first: it may be impossible here
     try:
         llm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **quantization(settings.quantize, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model.llm.path: '{settings.path}' cannot be loaded: {first_line(error)}") from error
-    device = device or default_device()
     if device.type == "cpu":
         attend_on_cpu(llm)
-    keep_less(llm, compiled(device, dtype) if settings.compile else PLAIN)
+    keep_less(llm, kernels)
     return llm.requires_grad_(False).eval()
 
 
