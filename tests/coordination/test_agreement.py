@@ -22,7 +22,7 @@ from cotune.errors import OneRankError
 from tests.coordination.toy import forward_of, toy, toy_batch
 from tests.run_ranks import run_ranks
 
-RANKS, SECONDS, STEPS = 2, 20, 6
+RANKS, SECONDS, STEPS = 2, 60, 6
 CPU = torch.device("cpu")
 # The step, the rank that fails, when it fails (before the forwards or in one), and how.
 FAULTS: dict[int, tuple[int, str, type[Exception]]] = {

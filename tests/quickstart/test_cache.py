@@ -180,7 +180,7 @@ def test_two_threads_build_once(tiny: Asset, registry: FakeRegistry) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert len(results) == 2
     assert results[0] == results[1]
     assert len(registry.commands) == 1

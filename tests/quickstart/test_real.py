@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import time
 
 import pytest
 
-from cotune.quickstart import ensure, resolve
+from cotune.quickstart import commands, ensure, resolve
 
 pytestmark = [
     pytest.mark.real,
@@ -78,9 +77,8 @@ def test_the_stamps_have_their_captions() -> None:
     assert all(sound.with_suffix(".png").is_file() for sound in sounds)
 
 
-def test_a_second_call_is_quick() -> None:
+def test_a_second_call_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["smollm2-135m-instruct", "efficientnet-lite0", "easy-vqa"]
-    ensure(names)
-    started = time.monotonic()
-    ensure(names)
-    assert time.monotonic() - started < 1.0
+    found = ensure(names)
+    monkeypatch.setattr(commands, "run_command", lambda command, *_: pytest.fail(f"{command} was run"))
+    assert ensure(names) == found

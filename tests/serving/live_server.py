@@ -43,7 +43,7 @@ class Live:
         sent = {"content": body} if isinstance(body, bytes) else {"json": body}
         return httpx.post(f"{self.url}/v1/chat/completions", **sent, headers=headers, timeout=60, **options)
 
-    def raw(self, data: bytes, seconds: float = 20.0) -> bytes:
+    def raw(self, data: bytes, seconds: float = 60.0) -> bytes:
         """Send bytes on a connection of their own and return everything that comes back until it is closed."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(data)
@@ -72,7 +72,7 @@ def live_server(
         yield Live(server, engine, bound.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         bound.close()
         assert not thread.is_alive()
 

@@ -206,7 +206,7 @@ def test_who_waits_too_long_is_turned_away_and_who_runs_too_long_is_ended(
 ) -> None:
     engine = engine_of(started=False)
     late, heard_late = asked(model, turns(tiny_root, "hello", ""), seconds=-1.0)
-    slow, heard_slow = asked(model, turns(tiny_root, "hello", "p0"), seconds=0.4, max_tokens=10**6)
+    slow, heard_slow = asked(model, turns(tiny_root, "hello", "p0"), seconds=2.0, max_tokens=10**6)
     model_of_the_never_ending = set(model.template.stop_ids)
     model.template.stop_ids.clear()
     try:
@@ -229,7 +229,7 @@ def test_a_cancelled_request_is_not_computed_any_further(engine_of: Make, model:
         while not heard.events:
             time.sleep(0.005)
         generation.cancel()
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while engine.running and time.monotonic() < limit:
             time.sleep(0.005)
         assert engine.running == 0 and not heard.ended

@@ -33,9 +33,9 @@ from tests.serving.live_server import (
 )
 
 SMALL = Limits(
-    header_seconds=0.4,
-    body_seconds=0.4,
-    write_seconds=0.4,
+    header_seconds=1.0,
+    body_seconds=1.0,
+    write_seconds=1.0,
     connections=12,
     body_bytes=200_000,
     all_bodies_bytes=500_000,
@@ -157,7 +157,7 @@ def test_a_body_too_large_is_refused_by_its_header_and_by_its_length(small: Live
         for _ in range(30):
             yield b"a" * 10_000
 
-    with httpx.Client(timeout=10) as client:
+    with httpx.Client(timeout=60) as client:
         answer = client.post(
             f"{small.url}/v1/chat/completions", content=chunks(), headers={"content-type": "application/json"}
         )
@@ -273,11 +273,11 @@ def test_a_flood_of_headers_is_refused(small: Live) -> None:
 def test_who_dawdles_over_the_header_is_sent_away(small: Live, sent: bytes) -> None:
     begun = time.monotonic()
     assert small.raw(sent).startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < Limits().header_seconds  # its own limit, not the default
 
 
 def test_who_dawdles_over_the_second_header_is_sent_away_too(small: Live) -> None:
-    with socket.create_connection(("127.0.0.1", small.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", small.port), timeout=60) as connection:
         connection.sendall(f"GET /health HTTP/1.1\r\nhost: localhost:{small.port}\r\n\r\n".encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET")
@@ -312,7 +312,7 @@ def test_who_never_reads_what_he_asked_for_is_cut_off(served_model: MultimodalLM
         whole = 400 * len(httpx.get(live.url).content)
         assert whole > 2 * 2**22  # more than the system buffers for a connection
         connection.sendall(request * 400)
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while live.server.server_state.connections and time.monotonic() < limit:
             time.sleep(0.02)
         assert not live.server.server_state.connections
@@ -332,7 +332,7 @@ def endless(served_model: MultimodalLM) -> Iterator[None]:
     served_model.template.stop_ids.update(stop_ids)
 
 
-def until_idle(live: Live, seconds: float = 10.0) -> bool:
+def until_idle(live: Live, seconds: float = 60.0) -> bool:
     limit = time.monotonic() + seconds
     while live.engine.running and time.monotonic() < limit:
         time.sleep(0.01)
@@ -380,7 +380,7 @@ def test_leaving_finishes_what_runs_and_turns_the_rest_away(served_model: Multim
             time.sleep(0.005)
         live.server.handle_exit(15, None)
         for thread in (running, waiting):
-            thread.join(20)
+            thread.join(60)
         assert found["running"].json()["usage"]["completion_tokens"] == 300
         assert found["waiting"].status_code == 429
         with pytest.raises(httpx.ConnectError):

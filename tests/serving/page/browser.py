@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,18 @@ import pytest
 
 # A microphone that beeps, and nobody who must be asked whether it may be used.
 _MICROPHONE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+_PATIENCE = 30.0  # seconds, on a busy machine
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# Whether a conversation in the page's database ends with a turn that has the text in it.
+_KEPT = """(text) => new Promise((resolve) => {
+  indexedDB.open("cotune").onsuccess = ({ target: { result: database } }) => {
+    database.transaction("conversations").objectStore("conversations").getAll().onsuccess = ({ target }) => {
+      database.close();
+      resolve(target.result.some((conversation) => conversation.turns.at(-1)?.text?.includes(text)));
+    };
+  };
+})"""
 
 
 @contextmanager
@@ -36,7 +48,7 @@ class Shown:
     def __init__(self, context: Any, address: str) -> None:
         self.context, self.address = context, address
         self.tab = context.new_page()
-        self.tab.set_default_timeout(10_000)
+        self.tab.set_default_timeout(_PATIENCE * 1000)
         self.faults: list[str] = []
         self.loaded: list[str] = []
         self.tab.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -47,7 +59,7 @@ class Shown:
         """Load the page, and wait until it is ready."""
         with self.tab.expect_response("**/v1/models"):
             self.tab.goto(self.address)
-        self.tab.wait_for_function("document.activeElement !== document.body")
+        self.tab.locator(":focus").wait_for()  # not wait_for_function: it would ask again by what the page forbids
         return self
 
     @property
@@ -89,6 +101,13 @@ class Shown:
         """Wait until an answer has ended; return its text."""
         self.button("Send").wait_for()
         return self.answer.locator(".said").inner_text() if self.answer.locator(".said").count() else ""
+
+    def wait_until_kept(self, text: str) -> None:
+        """Wait until the browser keeps a conversation whose last turn has a text in it."""
+        give_up = time.monotonic() + _PATIENCE
+        while not self.tab.evaluate(_KEPT, text):
+            assert time.monotonic() < give_up, f"{text!r} was not kept"
+            self.tab.wait_for_timeout(50)
 
     def style(self, selector: str, name: str) -> str:
         """Return a computed style of the first element that a selector finds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import wave
 from pathlib import Path
 
@@ -112,14 +113,14 @@ def test_another_sound_becomes_wav_with_the_same_samples(shown: Shown, server: F
 
 def test_a_recording_is_one_channel_of_sound_that_is_not_silent(shown: Shown, server: FakeServer) -> None:
     shown.button("Record a sound").click()
-    shown.tab.wait_for_timeout(1300)  # the browser's microphone beeps once a second
-    assert shown.tab.locator("#record .clock").inner_text() == "0:01"
+    # The browser's microphone beeps once a second; how soon a busy machine shows that one has passed is its own affair.
+    shown.tab.locator("#record .clock", has_text=re.compile(r"^0:(?!00)\d\d$")).wait_for()
     shown.button("Stop recording").click()
     shown.tab.locator("#chips li").get_by_text("recording").wait_for()
     shown.ask_and_wait("What do you hear?")
     with wave.open(io.BytesIO(sent_media(server)[0])) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 48000)
-        assert 0.5 < file.getnframes() / 48000 < 10
+        assert 0.5 < file.getnframes() / 48000 < 60
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
     assert np.abs(samples).max() > 1000
 

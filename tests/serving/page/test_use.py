@@ -102,7 +102,7 @@ def test_an_answer_cut_off_by_a_reload_keeps_what_had_come(shown: Shown, server:
     server.reply = ENDLESS
     shown.ask("Go on")
     shown.answer.get_by_text("word word word").wait_for()
-    shown.tab.wait_for_timeout(1300)  # it is kept once a second
+    shown.wait_until_kept("word word")
     shown.open()
     assert shown.answer.locator(".said").inner_text().startswith("word word")
     assert shown.answer.locator(".remark").inner_text() == "Stopped."
