@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import ASSETS, command, result, write
+from measuring import ASSETS, command, read, result, write
 from rich.console import Console
 
 from cotune.progress import table
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=40, help="of a round, with and without each; a multiple of measure_every"
     )
-    arguments = parser.parse_args()
+    arguments = read(parser)
     console = Console()
     if arguments.recipe == "quickstart":
         ensure(ASSETS, console)

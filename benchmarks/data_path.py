@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ASSETS, Rounds, command, medians, ratio, result, seconds, take_turns, write
+from measuring import ASSETS, Rounds, command, medians, ratio, read, result, seconds, take_turns, write
 from PIL import Image
 
 from cotune.inspection.check import check
@@ -231,7 +231,7 @@ def run(
 def main() -> None:
     """Read the command line and run."""
     parser = command(__doc__)
-    arguments = parser.parse_args()
+    arguments = read(parser)
     ensure(ASSETS, make_console())
     size = {"rounds": 1, "steps": 3, "pictures": 8, "checked": 500} if arguments.quick else {}
     full = {"rounds": arguments.rounds, "steps": 6, "pictures": 32, "checked": 20_000} | size

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ASSETS, Rounds, command, medians, ratio, result, seconds, take_turns, write
+from measuring import ASSETS, Rounds, command, medians, ratio, read, result, seconds, take_turns, write
 from random_lavin import language_model
 
 from cotune.adapters import fold
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--large", action="store_true", help="a random model of SmolLM2-1.7B's shape: decode_large.json"
     )
-    arguments = parser.parse_args()
+    arguments = read(parser)
     ensure(ASSETS, make_console())
     prompt, answer = (16, 8) if arguments.quick else (64, 16) if arguments.large else (64, 48)
     settings = {"rounds": 2 if arguments.quick else arguments.rounds, "prompt": prompt, "answer": answer}

@@ -18,7 +18,7 @@ from typing import Any
 from curve import Curve, draw
 from growth_rows import data_curves
 from growth_steps import AXES, model_curves
-from measuring import command, result, write
+from measuring import command, read, result, write
 
 from cotune.progress import make_console, table
 
@@ -49,7 +49,7 @@ def run(*, rounds: int, points: int, rows: Sequence[int], output: Path | None) -
 
 def main() -> None:
     """Read the command line and run."""
-    arguments = command(__doc__).parse_args()
+    arguments = read(command(__doc__))
     if arguments.quick:
         run(rounds=2, points=3, rows=(1000, 4000, 16_000), output=arguments.output)
     else:

@@ -32,7 +32,7 @@ from typing import Any
 
 import random_lavin
 import torch
-from measuring import command, result, seconds, write
+from measuring import command, read, result, seconds, write
 from padding import SAMPLES, science_qa_like
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=("lavin-7b", "tiny"), default="lavin-7b")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--modes", nargs="+", choices=tuple(WAYS), default=list(WAYS))
-    arguments = parser.parse_args()
+    arguments = read(parser)
     rounds = 2 if arguments.quick else arguments.rounds
     run(arguments.shape, arguments.device, arguments.modes, arguments.overrides, rounds=rounds, output=arguments.output)
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from cotune.training.quickstart import ASSETS
 from cotune.training.result import versions
 
-__all__ = ["ASSETS", "RESULTS", "Rounds", "command", "machine", "result", "seconds", "take_turns", "write"]
+__all__ = ["ASSETS", "RESULTS", "Rounds", "command", "machine", "read", "result", "seconds", "take_turns", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,8 +32,18 @@ def command(description: str | None, *, rounds: int = 5, quick: str = "fewer and
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--output", type=Path, help="JSON to write; default benchmarks/results/NAME.json")
+    parser.add_argument(
+        "--output", type=Path, help="JSON to write; default benchmarks/results/NAME.json, of a look a temporary file"
+    )
     return parser
+
+
+def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return what a benchmark's command line says; a look without --output never replaces the result that is kept."""
+    arguments = parser.parse_args()
+    if arguments.quick and arguments.output is None:
+        arguments.output = Path(tempfile.mkdtemp(prefix="cotune-look-")) / "look.json"
+    return arguments
 
 
 def machine() -> dict[str, Any]:

@@ -148,13 +148,13 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2:])
         return
-    from measuring import ASSETS, command
+    from measuring import ASSETS, command, read
 
     from cotune.progress import make_console
     from cotune.quickstart import ensure
 
     parser = command(__doc__, rounds=9)
-    arguments = parser.parse_args()
+    arguments = read(parser)
     ensure(ASSETS, make_console())
     training = ["train", "quickstart", "training.steps=1"]
     few = 1 if arguments.quick else 5

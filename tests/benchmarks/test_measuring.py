@@ -1,6 +1,8 @@
 """What the benchmarks share."""
 
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 import measuring
@@ -30,6 +32,26 @@ def test_a_result_begins_with_name_date_and_ratios_and_says_where_it_was_measure
     assert written == found
     assert written["machine"]["cores"] >= 1
     assert written["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["--quick"], "temporary/*/look.json"),
+        (["--quick", "--output", "mine.json"], "mine.json"),
+        ([], "results/name.json"),
+    ],
+)
+def test_a_look_replaces_no_kept_result(
+    said: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(sys, "argv", ["benchmark", *said])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    target = measuring.write({"benchmark": "name"}, measuring.read(measuring.command(None)).output)
+    assert list(tmp_path.glob(expected)) == [target.resolve()] == list(tmp_path.rglob("*.json"))
 
 
 def test_work_is_timed():
