@@ -1,5 +1,6 @@
 """Progress: bars that show nothing where all is over at once."""
 
+import re
 from io import StringIO
 
 import pytest
@@ -19,6 +20,18 @@ def counted(after: float) -> str:
 def test_what_is_over_at_once_shows_nothing():
     assert counted(after=60.0) == ""
     assert "Scoring: 3 steps" in counted(after=0.0)
+
+
+def test_what_was_done_before_is_not_claimed_for_the_time_told():
+    told = []
+    for terminal in (False, True):
+        console = Console(file=StringIO(), width=100, force_terminal=terminal)
+        with progress.progress(console, "Tuning", 600, "steps", done=500) as advance:
+            for _ in range(100):
+                advance()
+        told.append(console.file.getvalue())  # type: ignore[attr-defined]
+    assert re.fullmatch(r"Tuning: 100 steps in \d+ s, 500 before\n", told[0])
+    assert "500/600" in told[1] and "600/600" in told[1]
 
 
 def test_what_takes_longer_is_shown_with_all_that_was_done(monkeypatch: pytest.MonkeyPatch):

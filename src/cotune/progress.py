@@ -23,9 +23,18 @@ def make_console(*, quiet: bool = False) -> Console:
 
 @contextmanager
 def progress(
-    console: Console, what: str, total: int, unit: str, below: Callable[[], RenderableType] | None = None
+    console: Console,
+    what: str,
+    total: int,
+    unit: str,
+    below: Callable[[], RenderableType] | None = None,
+    *,
+    done: int = 0,
 ) -> Iterator[Callable[..., None]]:
-    """Show a bar with rate and time left, what `below` returns under it; yields `advance(count=1, note="")`."""
+    """Show a bar with rate and time left, what `below` returns under it; yields `advance(count=1, note="")`.
+
+    What was `done` before stands in the bar, and counts neither for the rate nor as done in the time told.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -54,7 +63,7 @@ def progress(
 
     # Without a terminal a bar would fill the log: one line at the end says the same.
     with WithMore(*columns, console=console, disable=not console.is_terminal, refresh_per_second=_REFRESHES) as bar:
-        task = bar.add_task(what, total=total, rate="", note="")
+        task = bar.add_task(what, total=total, completed=done, rate="", note="")
 
         def advance(count: int = 1, note: str = "") -> None:
             bar.advance(task, count)
@@ -62,9 +71,10 @@ def progress(
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "", note=note)
 
         yield advance
-        done, seconds = bar.tasks[0].completed, bar.tasks[0].elapsed or 0.0
+        now, seconds = bar.tasks[0].completed, bar.tasks[0].elapsed or 0.0
     if not console.is_terminal:
-        console.print(f"{what}: {done:.0f} {unit} in {seconds:.0f} s")
+        before = f", {done} before" if done else ""
+        console.print(f"{what}: {now - done:.0f} {unit} in {seconds:.0f} s{before}")
 
 
 @contextmanager

@@ -69,8 +69,7 @@ def bring_all_to_end(recipes: Mapping[str, Recipe], folder: Path, console: Conso
     with _alone_in(folder):
         left = unfinished(recipes)
         problems: list[str] = []
-        with progress(console, "Study", len(recipes), "runs") as advance:
-            advance(len(recipes) - len(left))
+        with progress(console, "Study", len(recipes), "runs", done=len(recipes) - len(left)) as advance:
             run = _one_after_another if jobs == 1 else _side_by_side
             run(left, folder, jobs, advance, problems)
     if problems:

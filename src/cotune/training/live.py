@@ -22,13 +22,15 @@ _GIB = 2**30
 
 
 @contextmanager
-def tuning_display(console: Console, steps: int, trace: Trace) -> Iterator[Callable[..., None]]:
+def tuning_display(console: Console, steps: int, trace: Trace, *, done: int = 0) -> Iterator[Callable[..., None]]:
     """Show a bar for a run's steps and the essentials of its trace below; yields `advance(count=1, note="")`.
+
+    `done` steps were taken before the run was resumed.
 
     Without a terminal there is the bar's one line only.
     """
     if not console.is_terminal:
-        with progress(console, "Tuning", steps, "steps") as advance:
+        with progress(console, "Tuning", steps, "steps", done=done) as advance:
             yield advance
         return
     essentials = Essentials()
@@ -36,7 +38,7 @@ def tuning_display(console: Console, steps: int, trace: Trace) -> Iterator[Calla
         essentials.see(row)
     trace.listeners.append(essentials.see)
     try:
-        with progress(console, "Tuning", steps, "steps", below=lambda: essentials.lines) as advance:
+        with progress(console, "Tuning", steps, "steps", lambda: essentials.lines, done=done) as advance:
             yield advance
     finally:
         trace.listeners.remove(essentials.see)

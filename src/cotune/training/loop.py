@@ -109,8 +109,7 @@ class TrainingLoop:
         steps = self.recipe.training.steps
         self.model.train()
         self.movement.begin()
-        with tuning_display(self.console, steps, trace) as advance, asked_to_stop() as stop:
-            advance(self.step)
+        with tuning_display(self.console, steps, trace, done=self.step) as advance, asked_to_stop() as stop:
             self._score_tasks(trace, tasks, stop)  # the snapshot gone on from may have been kept just before
             while self.step < steps:
                 row = self._one_step()
