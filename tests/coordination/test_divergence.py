@@ -109,7 +109,8 @@ def test_losses_and_entropies_are_those_of_torch_however_they_are_cut(monkeypatc
     before, after = pair(5, 1.0)
     targets = torch.tensor([0, 8, 3, 3])
     whole = token_divergences(DIVERGENCES["kl"], before, after, torch.float64)
-    monkeypatch.setattr(module, "_CHUNK", 2 * before.shape[-1] + 1)  # two tokens at once
+    monkeypatch.setattr(module, "_CACHED_CHUNK", 2 * before.shape[-1] + 1)  # two tokens at once
+    assert [len(part) for (part,) in module._chunks(before)] == [2, 2]
     torch.testing.assert_close(token_divergences(DIVERGENCES["kl"], before, after, torch.float64), whole)
     expected = functional.cross_entropy(before, targets, reduction="none")
     torch.testing.assert_close(token_losses(before, targets, torch.float64), expected)
