@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,15 @@ def test_an_open_address_without_a_key_is_refused_before_anything_is_read(
     assert "recipe.yaml" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """A process started meanwhile hears Ctrl-C, also where these tests do not: shells start background jobs so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_run_is_served_until_a_signal(root: Path) -> None:
     folder = save_tuned_run(root)
     command = [sys.executable, "-m", "cotune", "serve", str(folder), "--port", "0"]
