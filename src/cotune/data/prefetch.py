@@ -13,6 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from cotune.compute_threads import threads_without_helpers
 from cotune.data.template import Encoded
 from cotune.messages import MEDIA_OF_PART
 
@@ -101,5 +102,5 @@ class Prefetch:
         for kind, loader in self._loaders.items():
             paths = list(dict.fromkeys(path for drawn in self._waiting for path in drawn.files[kind]))
             # Threads start when they are first needed: with all features kept there never are any.
-            self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="cotune-media")
+            self._pool = self._pool or threads_without_helpers(self.workers, "cotune-media")
             loader.begin(paths, self._pool)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import torch
 
 from cotune.adapters.mm_adapter import kept_mixtures
+from cotune.compute_threads import dismiss_helpers
 from cotune.data.collate import collate
 from cotune.model.multimodal_lm import MultimodalLM
 from cotune.serving.feature_shelf import FeatureShelf
@@ -60,7 +61,8 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work, in a thread of its own."""
+        """Begin to work, in a thread of its own; the caller's will compute no more."""
+        dismiss_helpers()
         self._thread.start()
 
     def submit(self, generation: Generation) -> None:

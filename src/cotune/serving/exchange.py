@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from cotune.compute_threads import threads_without_helpers
 from cotune.errors import RequestError
 from cotune.serving.answer_bodies import Completion, error_body, event
 from cotune.serving.chat_request import ChatRequest
@@ -35,7 +35,7 @@ class ConversationService:
     def __init__(self, name: str, engine: Engine, limits: Limits, metrics: Metrics) -> None:
         self.name, self.engine, self.limits, self.metrics = name, engine, limits, metrics
         self._maker = PromptMaker(engine.model, limits)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompts")
+        self._threads = threads_without_helpers(_THREADS, "prompts")
 
     def close(self) -> None:
         """End the threads."""

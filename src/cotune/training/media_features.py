@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from cotune.compute_threads import threads_without_helpers
 from cotune.data.collate import LoadMedia, MediaLoaders
 from cotune.messages import AUDIO, IMAGE
 from cotune.model.encoders import FeatureEncoder
@@ -46,7 +47,7 @@ def prepare_media(
         OtherRankError: when another process met an error.
     """
     store = FeatureStore(cache_folder() / "features", data.features_room)
-    pool = ThreadPoolExecutor(data.workers, thread_name_prefix="cotune-media") if data.workers else None
+    pool = threads_without_helpers(data.workers, "cotune-media") if data.workers else None
     with pool or nullcontext():
         used = {kind: found for kind, found in paths.items() if found}
         return {k: _cached(model.encoder(k), found, store, pool, console, processes) for k, found in used.items()}
