@@ -281,6 +281,25 @@ def test_a_picture_shown_again_is_not_encoded_again(engine_of: Make, model: Mult
     assert engine.shelf.computed == 2
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by Linux' /proc")
+def test_the_threads_that_helped_its_starter_to_compute_are_ended(engine_of: Make) -> None:
+    def running() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    engine, threads = engine_of(started=False), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 3)
+        torch.ones(1 << 20).add_(1)
+        left = running() - (threads + 2) + 1  # without the helpers, with the engine's own
+        engine.start()
+        until = time.monotonic() + 30
+        while running() > left and time.monotonic() < until:  # the system takes a moment to forget them
+            time.sleep(0.01)
+        assert running() <= left
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_more_answers_than_rows_are_refused(engine_of: Make, model: MultimodalLM, tiny_root: Path) -> None:
     engine = engine_of(rows=2)
     with pytest.raises(ValueError, match="3 answers"):
