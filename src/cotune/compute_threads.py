@@ -2,7 +2,7 @@
 
 PyTorch computes on a CPU with OpenMP, which keeps a team of helpers for every thread that has worked on a large tensor.
 Where all teams together are more threads than there are cores, GCC's lets none of them wait actively from one operation
-to the next, and a model's small operations then take half as long again. So only one thread may have a team.
+to the next, and each of a model's many operations then waits for them to wake. So only one thread may have a team.
 """
 
 from __future__ import annotations
